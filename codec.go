@@ -1,0 +1,131 @@
+package sessions
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"github.com/gorilla/securecookie"
+)
+
+// Codec seals and opens what a [CookieStore] keeps at the client: encrypted and authenticated, and bound to the cookie
+// name. A Codec is safe for concurrent use.
+type Codec interface {
+	// Seal gives the text for a cookie, made only of bytes that a cookie value may hold. It does not change plain.
+	Seal(name string, plain []byte) (string, error)
+	// Open gives back what was sealed under the same name. Any text that Seal did not make is an error, which holds
+	// nothing of the text.
+	Open(name, sealed string) ([]byte, error)
+}
+
+// minSecret is the least length of a secret, in bytes: that of the keys which are derived from it.
+const minSecret = 32
+
+// NewSecureCookieCodec returns a Codec over [github.com/gorilla/securecookie]: AES-256-CTR, then HMAC-SHA-256, with
+// keys derived from the secrets by HKDF. Its own clock of 30 days is off: the record holds its expiry.
+//
+// Each secret has 32 bytes or more, from a random source. The first one seals, all of them open: to change the secret,
+// put the new one first, and drop the old one when the longest session has ended. Too short, repeated or missing
+// secrets are reported together, as a join of [*ConfigError].
+func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
+	var bad mistakes
+	if len(secrets) == 0 {
+		bad.add("secrets", "none given: pass a random secret of %d bytes or more", minSecret)
+	}
+	var codecs []Codec
+	for i, secret := range secrets {
+		field := fmt.Sprintf("secrets[%d]", i)
+		if len(secret) < minSecret {
+			bad.add(field, "%d bytes are too short: use %d or more from a random source", len(secret), minSecret)
+			continue
+		}
+		for j := range i {
+			if bytes.Equal(secrets[j], secret) {
+				bad.add(field, "the same as secrets[%d]: give each secret once", j)
+			}
+		}
+		c, err := newSecureCookie(secret)
+		if err != nil {
+			bad.add(field, "%v", err)
+			continue
+		}
+		codecs = append(codecs, c)
+	}
+	if err := bad.join(); err != nil {
+		return nil, err
+	}
+	return Codecs(codecs[0], codecs[1:]...), nil
+}
+
+// Codecs returns a Codec that seals with first and opens with any of them, in this order: the way from one codec, or
+// one set of secrets, to another.
+func Codecs(first Codec, older ...Codec) Codec {
+	if len(older) == 0 {
+		return first
+	}
+	return codecList(append([]Codec{first}, older...))
+}
+
+type codecList []Codec
+
+func (l codecList) Seal(name string, plain []byte) (string, error) { return l[0].Seal(name, plain) }
+
+func (l codecList) Open(name, sealed string) ([]byte, error) {
+	for _, c := range l {
+		if plain, err := c.Open(name, sealed); err == nil {
+			return plain, nil
+		}
+	}
+	return nil, errSeal
+}
+
+var errSeal = errors.New("sessions: the seal does not fit")
+
+type secureCookie struct{ sc *securecookie.SecureCookie }
+
+func newSecureCookie(secret []byte) (*secureCookie, error) {
+	derive := func(use string) ([]byte, error) {
+		return hkdf.Key(sha256.New, secret, nil, "handover.example/sessions securecookie "+use, 32)
+	}
+	hashKey, err := derive("hash")
+	if err != nil {
+		return nil, err
+	}
+	blockKey, err := derive("block")
+	if err != nil {
+		return nil, err
+	}
+	sc := securecookie.New(hashKey, blockKey)
+	sc.SetSerializer(securecookie.NopEncoder{})
+	sc.MaxAge(0)    // the record holds its own expiry
+	sc.MaxLength(0) // the cookie store knows the name, and with it the limit
+	return &secureCookie{sc}, nil
+}
+
+func (c *secureCookie) Seal(name string, plain []byte) (string, error) {
+	sealed, err := c.sc.Encode(name, bytes.Clone(plain)) // Encode encrypts in place
+	if err != nil {
+		return "", errors.New("sessions: the record cannot be sealed")
+	}
+	return sealed, nil
+}
+
+func (c *secureCookie) Open(name, sealed string) ([]byte, error) {
+	// securecookie takes line breaks and loose last bits for the same value: one value has one text here.
+	for i := range len(sealed) {
+		if sealed[i] < ' ' {
+			return nil, errSeal
+		}
+	}
+	if _, err := base64.URLEncoding.Strict().DecodeString(sealed); err != nil {
+		return nil, errSeal
+	}
+	var plain []byte
+	if err := c.sc.Decode(name, sealed, &plain); err != nil {
+		return nil, errSeal
+	}
+	return plain, nil
+}

@@ -1,0 +1,551 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"handover.example/sessions/internal/scheme"
+)
+
+// renewedTombstone is how long the tombstone of a renewed session stays in a plain server-side store: long enough for
+// requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
+// merely unknown, which ends the session just as well.
+const renewedTombstone = time.Minute
+
+// touchShare is the part of the idle timeout that must have passed before it is worth a write to slide it.
+const touchShare = 8
+
+// BeforeResponse commits before the first byte. It implements respwriter.Hooks.
+func (st *state) BeforeResponse(hijack bool) error {
+	st.mu.Lock()
+	asked, s := st.asked, st.s
+	st.mu.Unlock()
+	if !asked {
+		return nil
+	}
+	if s != nil {
+		cookie, err := st.commit(s, false)
+		if err != nil {
+			return err
+		}
+		if cookie != "" {
+			st.setCookie(cookie)
+			if hijack {
+				st.m.emit(st.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: st.m.storeName,
+					Detail: "the connection was hijacked before the headers were sent: take Set-Cookie from the response headers, or change the session before the upgrade"})
+			}
+		}
+	}
+	addVary(st.header())
+	return nil
+}
+
+func (st *state) header() http.Header { return st.writer.Header() }
+
+// Failed answers in place of the handler. It implements respwriter.Hooks.
+func (st *state) Failed(w http.ResponseWriter, err error) {
+	a := &answered{ResponseWriter: w}
+	st.m.errorHandler(a, st.r, err)
+	if !a.yes {
+		answerError(w, st.r, err)
+	}
+}
+
+// answered notes whether an ErrorHandler has answered: one that forgets must not become an empty 200.
+type answered struct {
+	http.ResponseWriter
+	yes bool
+}
+
+func (a *answered) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answered) WriteHeader(code int) {
+	a.yes = a.yes || code >= 200
+	a.ResponseWriter.WriteHeader(code)
+}
+
+func (a *answered) Write(b []byte) (int, error) {
+	a.yes = true
+	return a.ResponseWriter.Write(b)
+}
+
+// finish commits when the handler has returned: for the first time if it wrote nothing, and once more for what changed
+// after the first byte.
+func (st *state) finish() {
+	if !st.writer.Begun() {
+		_ = st.writer.Begin() // on failure the ErrorHandler has answered
+		return
+	}
+	st.mu.Lock()
+	s := st.s
+	st.mu.Unlock()
+	if s != nil && st.writer.Begin() == nil {
+		_, _ = st.commit(s, true) // what cannot be saved has been reported by an event
+	}
+}
+
+// commit writes what has changed and returns the Set-Cookie line that the client needs, if any. A late commit is one
+// after the first byte: there the client can be told nothing any more.
+func (st *state) commit(s *session, late bool) (cookie string, err error) {
+	s.mu.Lock()
+	c := change{
+		state: st, s: s, late: late,
+		rec: s.rec, stored: s.stored, dirty: s.dirty, renew: s.renew, ended: s.ended, forget: s.forget, ops: s.ops,
+	}
+	now := time.Now()
+	if c.idle(now) {
+		s.mu.Unlock()
+		return "", nil
+	}
+	c.rec = s.rec.clone()
+	gen := s.gen
+	s.dirty, s.renew, s.ended, s.forget, s.ops = false, false, nil, false, nil
+	s.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(st.Context), st.m.commitTimeout)
+	defer cancel()
+	if cookie, err = c.run(ctx, now); err != nil {
+		return "", err
+	}
+	return cookie, s.adopt(&c, gen)
+}
+
+// adopt takes over what a commit has written, and makes the changes again that came while it ran.
+func (s *session) adopt(c *change, gen uint64) error {
+	for {
+		s.mu.Lock()
+		ops, now := append([]op(nil), s.ops...), s.gen
+		if now == gen {
+			s.rec, s.stored = c.rec, c.stored
+			s.mu.Unlock()
+			return nil
+		}
+		if s.forget { // destroyed meanwhile: the next commit sees to it
+			if c.stored {
+				s.ended = []*Record{c.rec}
+			}
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+		rec := c.rec.clone()
+		if err := s.rebase(rec, ops); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		if s.gen == now {
+			s.rec, s.stored = rec, c.stored
+			s.mu.Unlock()
+			return nil
+		}
+		s.mu.Unlock()
+	}
+}
+
+// change is one commit.
+type change struct {
+	*state
+	s      *session
+	late   bool
+	rec    *Record
+	stored bool
+	dirty  bool
+	renew  bool
+	ended  []*Record
+	forget bool
+	ops    []op
+}
+
+// idle says whether there is nothing to do.
+func (c *change) idle(now time.Time) bool {
+	if len(c.ended) > 0 || c.forget || c.renew {
+		return false
+	}
+	if !c.stored {
+		return len(c.rec.values) == 0
+	}
+	return !c.dirty && !c.touchDue(now)
+}
+
+// touchDue says whether the idle timeout has run for long enough that sliding it is worth a write.
+func (c *change) touchDue(now time.Time) bool {
+	next := *c.rec
+	next.slide(now)
+	return next.Expires.Sub(c.rec.Expires) >= c.rec.Idle/touchShare
+}
+
+func (c *change) run(ctx context.Context, now time.Time) (cookie string, err error) {
+	for _, rec := range c.ended {
+		if err := c.destroy(ctx, rec); err != nil {
+			return "", err
+		}
+	}
+	https := c.https(ctx)
+	token := c.client.token
+	if len(c.ended) > 0 {
+		token = ""
+	}
+	slid := false // the expiry of the cookie has to move as well
+	switch {
+	case !c.stored && len(c.rec.values) == 0:
+		// an anonymous visitor leaves nothing behind
+	case !c.stored && c.late:
+		c.tooLate("a new session: its cookie can no longer be sent, so nothing was stored")
+		return "", nil
+	case !c.stored:
+		c.rec.Secure = https
+		token, err = c.create(ctx, now)
+		slid = true
+	case c.renew:
+		c.rec.Secure = c.rec.Secure || https
+		token, err = c.renewToken(ctx, now)
+		slid = true
+	case c.dirty:
+		c.rec.Secure = c.rec.Secure || https
+		token, err = c.save(ctx, now)
+		slid = true
+	case c.touchDue(now):
+		token, slid = c.touch(ctx, now)
+	}
+	if err != nil {
+		return "", err
+	}
+	return c.cookieLine(ctx, token, slid)
+}
+
+// cookieLine says what the client must be sent so that it has the token.
+func (c *change) cookieLine(ctx context.Context, token string, slid bool) (string, error) {
+	m, client := c.m, &c.client
+	if token == "" {
+		if !c.forget || !client.sent || c.late {
+			return "", nil
+		}
+		secure := c.useSecure(client.secure)
+		client.token, client.sent = "", false
+		c.warnInsecure(ctx, secure)
+		return m.cookie.header("", -1, secure), nil
+	}
+	same := token == client.token && c.rec.Persistent == client.persistent && c.rec.Secure == client.secure
+	if same && !(slid && c.rec.Persistent) {
+		return "", nil
+	}
+	if c.late {
+		if token != client.token {
+			c.tooLate("the session was changed, but the cookie that carries it can no longer be sent")
+		}
+		return "", nil
+	}
+	if n := len(m.cookie.Name) + len(token); n > maxCookieBytes {
+		err := &tooLargeError{n}
+		m.emit(ctx, Event{Kind: EventCommit, Outcome: OutcomeTooLarge, SessionID: c.rec.ID, Store: m.storeName, Err: err})
+		return "", err
+	}
+	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
+	secure := c.useSecure(c.rec.Secure)
+	c.warnInsecure(ctx, secure)
+	var maxAge time.Duration
+	if c.rec.Persistent {
+		maxAge = max(time.Second, time.Until(c.rec.Expires))
+	}
+	return m.cookie.header(token, maxAge, secure), nil
+}
+
+type tooLargeError struct{ bytes int }
+
+func (e *tooLargeError) Error() string {
+	return ErrTooLarge.Error() + ": name and value of the cookie are " + strconv.Itoa(e.bytes) + " bytes, a browser keeps " + strconv.Itoa(maxCookieBytes)
+}
+
+func (e *tooLargeError) Unwrap() error { return ErrTooLarge }
+
+func (c *change) create(ctx context.Context, now time.Time) (string, error) {
+	c.s.mu.Lock()
+	c.s.name()
+	c.rec.ID, c.rec.Token = c.s.rec.ID, c.s.rec.Token
+	c.s.mu.Unlock()
+	c.rec.slide(now)
+	token, err := c.write(ctx, EventCommit, OutcomeCreated, c.rec, 0)
+	c.stored = err == nil
+	return token, err
+}
+
+// save writes the next version, on top of what parallel requests have written since.
+func (c *change) save(ctx context.Context, now time.Time) (string, error) {
+	for attempt := 0; ; attempt++ {
+		base := c.rec.Version
+		c.rec.slide(now)
+		token, err := c.write(ctx, EventCommit, OutcomeSaved, c.rec, base)
+		if !errors.Is(err, ErrConflict) {
+			return token, err
+		}
+		if c.rec, err = c.merge(ctx, c.rec, err, attempt); err != nil {
+			return "", err
+		}
+	}
+}
+
+// renewToken writes the session under a new token and then puts a tombstone in the place of the old one. A parallel
+// write that comes between is found by the tombstone's version check, and merged.
+func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) {
+	old := c.rec
+	next := old.clone()
+	next.Token = NewToken()
+	next.ID, _ = TokenID(next.Token)
+	next.marks = ""
+	next.slide(now)
+	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
+	if err != nil {
+		return "", err
+	}
+	for attempt := 0; ; attempt++ {
+		_, err = c.m.store.Save(ctx, c.m.cookie.Name, old.tombstone(now, now.Add(renewedTombstone)), old.Version)
+		if err == nil {
+			c.rec = next
+			return token, nil
+		}
+		if errors.Is(err, ErrConflict) {
+			if old, err = c.merge(ctx, old, err, attempt); err == nil {
+				next.values = old.clone().values
+				next.OwnIdle, next.Idle, next.Persistent = old.OwnIdle, old.Idle, old.Persistent
+				next.slide(now)
+				token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version)
+			}
+		} else {
+			c.failed(ctx, EventRenew, old.ID, err)
+		}
+		if err != nil {
+			_ = c.m.store.Delete(ctx, c.m.cookie.Name, next) // nobody has its token
+			return "", err
+		}
+	}
+}
+
+// merge waits a little, gets the record that was found in place of ours, and makes our changes again on it.
+func (c *change) merge(ctx context.Context, ours *Record, conflict error, attempt int) (*Record, error) {
+	m := c.m
+	m.emit(ctx, Event{Kind: EventConflict, Outcome: OutcomeMerged, SessionID: ours.ID, Store: m.storeName})
+	if err := pause(ctx, attempt); err != nil {
+		return nil, c.failed(ctx, EventConflict, ours.ID, err)
+	}
+	var found *ConflictError
+	var current *Record
+	if errors.As(conflict, &found) && found.Current != nil {
+		current = found.Current
+	} else {
+		var err error
+		if current, err = m.store.Load(ctx, m.cookie.Name, c.client.token); err != nil {
+			if errors.Is(err, ErrNotFound) {
+				err = ErrGone
+			}
+			return nil, c.failed(ctx, EventConflict, ours.ID, err)
+		}
+	}
+	m.limits.apply(current)
+	if current.Revoked || !current.alive(time.Now()) {
+		return nil, c.failed(ctx, EventConflict, ours.ID, ErrGone)
+	}
+	current.Secure = current.Secure || ours.Secure
+	if err := c.s.rebase(current, c.ops); err != nil {
+		return nil, c.failed(ctx, EventConflict, ours.ID, err)
+	}
+	return current, nil
+}
+
+// pause spreads out writers that keep meeting. The first attempts follow at once.
+func pause(ctx context.Context, attempt int) error {
+	if attempt < 2 {
+		return ctx.Err()
+	}
+	longest := min(20*time.Millisecond, time.Millisecond<<min(attempt-2, 5))
+	t := time.NewTimer(rand.N(longest) + 1)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// touch slides the expiry. That it cannot is no reason to fail a request that only read: the session is still there.
+func (c *change) touch(ctx context.Context, now time.Time) (token string, slid bool) {
+	if c.late && c.client.token != c.rec.Token {
+		return c.client.token, false // the client holds the record: it can no longer be given another
+	}
+	start := time.Now()
+	next := *c.rec
+	next.slide(now)
+	token, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
+	if err != nil {
+		if !errors.Is(err, ErrGone) {
+			c.failed(ctx, EventTouch, c.rec.ID, err)
+		} else {
+			c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+		}
+		return c.client.token, false
+	}
+	c.rec.Expires = next.Expires
+	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	return token, true
+}
+
+func (c *change) destroy(ctx context.Context, rec *Record) error {
+	start := time.Now()
+	if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
+		return c.failed(ctx, EventDestroy, rec.ID, err)
+	}
+	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	return nil
+}
+
+// write saves one record as the successor of base, and reports how it went.
+func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
+	start := time.Now()
+	rec.Version = nextVersion(base, start)
+	token, err := c.m.store.Save(ctx, c.m.cookie.Name, rec, base)
+	if err != nil {
+		rec.Version = base
+		if errors.Is(err, ErrConflict) {
+			return "", err
+		}
+		return "", c.failed(ctx, kind, rec.ID, err)
+	}
+	c.m.emit(ctx, Event{Kind: kind, Outcome: done, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	return token, nil
+}
+
+// failed reports an error and gives it back.
+func (c *change) failed(ctx context.Context, kind EventKind, id string, err error) error {
+	outcome := OutcomeError
+	switch {
+	case errors.Is(err, ErrGone):
+		outcome = OutcomeGone
+	case errors.Is(err, ErrTooLarge):
+		outcome = OutcomeTooLarge
+	}
+	c.m.emit(ctx, Event{Kind: kind, Outcome: outcome, SessionID: id, Store: c.m.storeName, Err: err})
+	return err
+}
+
+func (c *change) tooLate(what string) {
+	c.m.emit(c.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, SessionID: c.rec.ID, Store: c.m.storeName, Detail: what})
+}
+
+// useSecure says whether a cookie of a session is Secure; seen says that the session has been seen on https.
+func (c *change) useSecure(seen bool) bool {
+	switch c.m.secure {
+	case SecureAlways:
+		return true
+	case DangerouslyNeverSecure:
+		return false
+	}
+	return seen || c.m.cookie.needsSecure() || c.m.scheme.Detect(c.r).HTTPS
+}
+
+// https says whether the request came by https, and reports a proxy header that was not believed.
+func (c *change) https(ctx context.Context) bool {
+	v := c.m.scheme.Detect(c.r)
+	if v.Ignored && c.m.secure == SecureAuto {
+		c.m.warnOnce(ctx, peerHost(c.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
+			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, add it to Config.TrustedProxies"})
+	}
+	return v.HTTPS
+}
+
+// warnInsecure reports a Secure cookie on a request that looks like plain http: a browser that is really on plain http
+// drops it, and nothing else would say why.
+func (c *change) warnInsecure(ctx context.Context, secure bool) {
+	if !secure || c.m.scheme.Detect(c.r).HTTPS {
+		return
+	}
+	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: c.rec.ID,
+		Detail: "the cookie is Secure, but the request from " + peerHost(c.r) + " looks like plain http: a browser on plain http drops it. " +
+			"Behind a proxy that ends TLS, make it send " + c.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
+}
+
+// checkOrigin looks for the sign of a proxy chain that loses the scheme: the browser names this host with https, and
+// the request looks like http.
+func (st *state) checkOrigin(ctx context.Context) {
+	origin := st.r.Header.Get("Origin")
+	host, ok := strings.CutPrefix(origin, "https://")
+	if !ok || st.m.secure != SecureAuto || !strings.EqualFold(strings.TrimSuffix(host, ":443"), strings.TrimSuffix(st.r.Host, ":443")) {
+		return
+	}
+	v := st.m.scheme.Detect(st.r)
+	if v.HTTPS {
+		return
+	}
+	st.m.warnOnce(ctx, st.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
+		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, st.m.scheme.Header) +
+			": make every proxy pass on " + st.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"})
+}
+
+func says(v scheme.Verdict, header string) string {
+	switch {
+	case v.Ignored:
+		return "is not in Config.TrustedProxies, so its " + header + " is ignored"
+	case v.Claim == "":
+		return "sends no " + header
+	case strings.EqualFold(v.Claim, "http"):
+		return "says http (" + header + ")"
+	}
+	return "says neither http nor https (" + header + ")"
+}
+
+func peerHost(r *http.Request) string {
+	if i := strings.LastIndexByte(r.RemoteAddr, ':'); i > 0 {
+		return r.RemoteAddr[:i]
+	}
+	return "a Unix socket"
+}
+
+// setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.
+func (st *state) setCookie(line string) {
+	h := st.header()
+	h.Add("Set-Cookie", line)
+	var dropped []string
+	for _, name := range [...]string{"Cache-Control", "Expires", "Cdn-Cache-Control", "Cloudflare-Cdn-Cache-Control", "Surrogate-Control", "X-Accel-Expires"} {
+		if asksForCaching(name, h.Values(name)) {
+			dropped = append(dropped, name)
+		}
+		h.Del(name)
+	}
+	h.Set("Cache-Control", "no-store")
+	if dropped != nil {
+		st.m.emit(st.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: st.m.storeName,
+			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Leave sessions unchanged on pages that are to be cached"})
+	}
+}
+
+// asksForCaching says whether a header lets a shared cache keep the response. Expires alone is not worth an event.
+func asksForCaching(name string, values []string) bool {
+	switch name {
+	case "Expires":
+		return false
+	case "Cache-Control":
+		v := strings.ToLower(strings.Join(values, ","))
+		if strings.Contains(v, "private") || strings.Contains(v, "no-store") || strings.Contains(v, "no-cache") {
+			return false
+		}
+		return strings.Contains(v, "public") || strings.Contains(v, "max-age") || strings.Contains(v, "s-maxage")
+	}
+	return len(values) > 0
+}
+
+// addVary says that the response depends on the cookie, once.
+func addVary(h http.Header) {
+	for _, line := range h["Vary"] {
+		for name := range strings.SplitSeq(line, ",") {
+			name = strings.TrimSpace(name)
+			if name == "*" || strings.EqualFold(name, "Cookie") {
+				return
+			}
+		}
+	}
+	h.Add("Vary", "Cookie")
+}

@@ -1,0 +1,153 @@
+package sessions
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// Event is one thing that happened to a session, as handed to [Config.Observe]. It answers the question that every
+// user of sessions asks one day: why did my session vanish?
+//
+// An Event never holds a token, a session key or a value: it is safe to log, to count and to show.
+type Event struct {
+	Kind    EventKind
+	Outcome Outcome
+	// SessionID is the public handle of the session, as in [Session.ID]; empty if there is none.
+	SessionID string
+	// Store names the kind of store that was asked: "cookie", "redis", ...; empty if none was.
+	Store string
+	// Detail says in plain words what was seen and, where a person can mend it, what to change.
+	Detail string
+	// Duration is the time that the store took; zero if it was not asked.
+	Duration time.Duration
+	// Err is set if the store or the configuration failed.
+	Err error
+}
+
+// EventKind says what was being done.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventLoad     EventKind = "load"     // a handler asked for its session
+	EventCommit   EventKind = "commit"   // a session was written, or could not be
+	EventTouch    EventKind = "touch"    // the idle timeout slid
+	EventDestroy  EventKind = "destroy"  // a session was destroyed
+	EventRenew    EventKind = "renew"    // a session got a new token
+	EventReject   EventKind = "reject"   // a presented token was refused; the outcome says why
+	EventConflict EventKind = "conflict" // a parallel request wrote first; the changes were merged and tried again
+	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that a browser may drop
+	EventCache    EventKind = "cache"    // a response that sets the cookie had asked to be cached
+)
+
+// Outcome says how it ended.
+type Outcome string
+
+// The outcomes. The first group says why a session came up empty, or that it did not.
+const (
+	OutcomeNone        Outcome = "none"        // the client sent no token
+	OutcomeLoaded      Outcome = "loaded"      // the session is there
+	OutcomeUnknown     Outcome = "unknown"     // well-formed token, nothing in the store: logged out, evicted, or never ours
+	OutcomeExpired     Outcome = "expired"     // idle or absolute timeout
+	OutcomeMalformed   Outcome = "malformed"   // not the shape of our tokens; the store was not asked
+	OutcomeTampered    Outcome = "tampered"    // the seal does not fit: changed, another secret, or another cookie name
+	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but not a record that this version reads
+	OutcomeRevoked     Outcome = "revoked"     // destroyed or renewed
+	OutcomeError       Outcome = "error"       // the store could not answer
+
+	OutcomeSaved    Outcome = "saved"     // an existing session was written
+	OutcomeCreated  Outcome = "created"   // a new session was written
+	OutcomeTouched  Outcome = "touched"   // only the expiry was renewed
+	OutcomeDeleted  Outcome = "deleted"   // the session is gone from the store
+	OutcomeMerged   Outcome = "merged"    // the changes go on top of what a parallel request wrote
+	OutcomeGone     Outcome = "gone"      // the session was destroyed or renewed by a parallel request
+	OutcomeTooLarge Outcome = "too_large" // the cookie would be over 4096 bytes
+	OutcomeTooLate  Outcome = "too_late"  // the response had begun, so the client cannot be told
+
+	OutcomeUntrustedProxy Outcome = "untrusted_proxy" // a proxy header from a peer that is not in TrustedProxies
+	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
+	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain http
+	OutcomeOverridden     Outcome = "overridden"      // the handler's caching headers gave way to no-store
+)
+
+// warned bounds the log lines that are worth one mention for each host and not one for each request.
+const maxWarned = 256
+
+// emit hands an event to Observe and, where a person can act on it, to the log.
+func (m *Manager) emit(ctx context.Context, e Event) {
+	if m.observe != nil {
+		m.observe(ctx, e)
+	}
+	m.logEvent(ctx, e)
+}
+
+func (m *Manager) logEvent(ctx context.Context, e Event) {
+	level, message := e.logLine()
+	if message == "" || !m.logger.Enabled(ctx, level) {
+		return
+	}
+	args := make([]any, 0, 12)
+	args = append(args, "kind", string(e.Kind), "outcome", string(e.Outcome))
+	for _, a := range [...]struct{ key, value string }{{"session", e.SessionID}, {"store", e.Store}, {"detail", e.Detail}} {
+		if a.value != "" {
+			args = append(args, a.key, a.value)
+		}
+	}
+	if e.Err != nil {
+		args = append(args, "error", e.Err.Error())
+	}
+	m.logger.Log(ctx, level, message, args...)
+}
+
+// warnOnce emits the event to Observe each time, and logs it once for each kind, outcome and subject.
+func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
+	if m.observe != nil {
+		m.observe(ctx, e)
+	}
+	key := string(e.Kind) + " " + string(e.Outcome) + " " + subject
+	m.warnedMu.Lock()
+	seen := m.warned[key] || len(m.warned) >= maxWarned
+	if !seen {
+		m.warned[key] = true
+	}
+	m.warnedMu.Unlock()
+	if !seen {
+		m.logEvent(ctx, e)
+	}
+}
+
+// logLine gives the log line of an event: empty where there is nothing that a person would act on.
+func (e Event) logLine() (slog.Level, string) {
+	switch e.Outcome {
+	case OutcomeError:
+		return slog.LevelError, "sessions: the store failed"
+	case OutcomeUnknown:
+		return slog.LevelInfo, "sessions: the client's session is not in the store"
+	case OutcomeExpired:
+		return slog.LevelInfo, "sessions: the client's session has expired"
+	case OutcomeRevoked:
+		return slog.LevelInfo, "sessions: the client presented a session that was destroyed or renewed"
+	case OutcomeMalformed:
+		return slog.LevelInfo, "sessions: the client's cookie is not one of ours"
+	case OutcomeTampered:
+		return slog.LevelWarn, "sessions: the client's cookie was not sealed by these secrets under this name"
+	case OutcomeUndecodable:
+		return slog.LevelWarn, "sessions: the client's session cannot be read"
+	case OutcomeGone:
+		return slog.LevelWarn, "sessions: a change was refused: a parallel request destroyed or renewed the session"
+	case OutcomeTooLarge:
+		return slog.LevelError, "sessions: the session does not fit a cookie"
+	case OutcomeTooLate:
+		return slog.LevelWarn, "sessions: a change came after the response had begun"
+	case OutcomeUntrustedProxy:
+		return slog.LevelWarn, "sessions: a proxy header was ignored"
+	case OutcomeSchemeMismatch:
+		return slog.LevelWarn, "sessions: the browser is on https, but the request looks like http"
+	case OutcomeInsecure:
+		return slog.LevelWarn, "sessions: a Secure cookie was sent on what looks like plain http"
+	case OutcomeOverridden:
+		return slog.LevelWarn, "sessions: caching was switched off for a response that sets the session cookie"
+	}
+	return 0, ""
+}

@@ -1,0 +1,262 @@
+// Package jsonindex finds the members of a JSON object without decoding them.
+//
+// A session of a hundred keys is mostly asked for one of them. Parse walks the text once, checks that it is
+// valid JSON, and notes where each member stands; the values stay the text that they were.
+package jsonindex
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+)
+
+// Entry is one member of an object: its key, decoded, and its value as it stands in the text.
+type Entry struct{ Key, Raw string }
+
+// ErrSyntax says that the text is not a JSON object. It carries nothing of the text, which may be secret.
+var ErrSyntax = errors.New("not a JSON object")
+
+// maxDepth is the nesting that encoding/json accepts as well.
+const maxDepth = 10000
+
+// Parse indexes the JSON object at the start of src and returns what follows it.
+// Of two members with the same key the last one counts, as in encoding/json.
+// The entries share the memory of src.
+func Parse(src string) (entries []Entry, rest string, err error) {
+	i := space(src, 0)
+	if i >= len(src) || src[i] != '{' {
+		return nil, "", ErrSyntax
+	}
+	i = space(src, i+1)
+	if i < len(src) && src[i] == '}' {
+		return nil, src[i+1:], nil
+	}
+	entries = make([]Entry, 0, 8)
+	seen := keySet{entries: &entries}
+	for {
+		keyStart := i
+		if i = str(src, i); i < 0 {
+			return nil, "", ErrSyntax
+		}
+		key := src[keyStart+1 : i-1]
+		if strings.IndexByte(key, '\\') >= 0 {
+			if json.Unmarshal([]byte(src[keyStart:i]), &key) != nil {
+				return nil, "", ErrSyntax
+			}
+		}
+		i = space(src, i)
+		if i >= len(src) || src[i] != ':' {
+			return nil, "", ErrSyntax
+		}
+		valueStart := space(src, i+1)
+		if i = value(src, valueStart, 1); i < 0 {
+			return nil, "", ErrSyntax
+		}
+		seen.put(Entry{key, src[valueStart:i]})
+		i = space(src, i)
+		if i >= len(src) {
+			return nil, "", ErrSyntax
+		}
+		switch src[i] {
+		case ',':
+			i = space(src, i+1)
+		case '}':
+			return entries, src[i+1:], nil
+		default:
+			return nil, "", ErrSyntax
+		}
+	}
+}
+
+// keySet appends entries and replaces those whose key came before. Few members are compared one by one; many get a
+// map, so that a record of thousands of keys does not cost the square of their number.
+type keySet struct {
+	entries *[]Entry
+	at      map[string]int
+}
+
+const scanLimit = 32
+
+func (k *keySet) put(e Entry) {
+	list := *k.entries
+	if k.at == nil && len(list) == scanLimit {
+		k.at = make(map[string]int, 4*scanLimit)
+		for i := range list {
+			k.at[list[i].Key] = i
+		}
+	}
+	if k.at != nil {
+		if i, ok := k.at[e.Key]; ok {
+			list[i] = e
+			return
+		}
+		k.at[e.Key] = len(list)
+	} else {
+		for i := range list {
+			if list[i].Key == e.Key {
+				list[i] = e
+				return
+			}
+		}
+	}
+	*k.entries = append(list, e)
+}
+
+// The scanners below take the index where an element starts and return the index behind it, or -1.
+
+func space(s string, i int) int {
+	for i < len(s) && (s[i] == ' ' || s[i] == '\n' || s[i] == '\t' || s[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+func value(s string, i, depth int) int {
+	if i < 0 || i >= len(s) || depth > maxDepth {
+		return -1
+	}
+	switch c := s[i]; {
+	case c == '"':
+		return str(s, i)
+	case c == '{':
+		return object(s, i, depth)
+	case c == '[':
+		return array(s, i, depth)
+	case c == 't':
+		return literal(s, i, "true")
+	case c == 'f':
+		return literal(s, i, "false")
+	case c == 'n':
+		return literal(s, i, "null")
+	default:
+		return number(s, i)
+	}
+}
+
+func object(s string, i, depth int) int {
+	if i = space(s, i+1); i < len(s) && s[i] == '}' {
+		return i + 1
+	}
+	for {
+		if i = str(s, i); i < 0 {
+			return -1
+		}
+		if i = space(s, i); i >= len(s) || s[i] != ':' {
+			return -1
+		}
+		if i = value(s, space(s, i+1), depth+1); i < 0 {
+			return -1
+		}
+		if i = space(s, i); i >= len(s) {
+			return -1
+		}
+		if s[i] == '}' {
+			return i + 1
+		}
+		if s[i] != ',' {
+			return -1
+		}
+		i = space(s, i+1)
+	}
+}
+
+func array(s string, i, depth int) int {
+	if i = space(s, i+1); i < len(s) && s[i] == ']' {
+		return i + 1
+	}
+	for {
+		if i = value(s, i, depth+1); i < 0 {
+			return -1
+		}
+		if i = space(s, i); i >= len(s) {
+			return -1
+		}
+		if s[i] == ']' {
+			return i + 1
+		}
+		if s[i] != ',' {
+			return -1
+		}
+		i = space(s, i+1)
+	}
+}
+
+func str(s string, i int) int {
+	if i >= len(s) || s[i] != '"' {
+		return -1
+	}
+	for i++; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '"':
+			return i + 1
+		case c < ' ':
+			return -1
+		case c == '\\':
+			i++
+			if i >= len(s) {
+				return -1
+			}
+			switch s[i] {
+			case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+			case 'u':
+				if i+4 >= len(s) {
+					return -1
+				}
+				for _, h := range []byte(s[i+1 : i+5]) {
+					if !(h >= '0' && h <= '9' || h >= 'a' && h <= 'f' || h >= 'A' && h <= 'F') {
+						return -1
+					}
+				}
+				i += 4
+			default:
+				return -1
+			}
+		}
+	}
+	return -1
+}
+
+func literal(s string, i int, word string) int {
+	if strings.HasPrefix(s[i:], word) {
+		return i + len(word)
+	}
+	return -1
+}
+
+func number(s string, i int) int {
+	if i < len(s) && s[i] == '-' {
+		i++
+	}
+	switch {
+	case i < len(s) && s[i] == '0':
+		i++
+	case i < len(s) && s[i] >= '1' && s[i] <= '9':
+		i = digits(s, i)
+	default:
+		return -1
+	}
+	if i < len(s) && s[i] == '.' {
+		start := i + 1
+		if i = digits(s, start); i == start {
+			return -1
+		}
+	}
+	if i < len(s) && (s[i] == 'e' || s[i] == 'E') {
+		i++
+		if i < len(s) && (s[i] == '+' || s[i] == '-') {
+			i++
+		}
+		start := i
+		if i = digits(s, start); i == start {
+			return -1
+		}
+	}
+	return i
+}
+
+func digits(s string, i int) int {
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
+		i++
+	}
+	return i
+}

@@ -1,0 +1,67 @@
+// Package redisscript holds the Lua scripts of the Redis store. Each works on one key, so that it runs in a cluster.
+//
+// A record is text with its header at a fixed place (see record.go of the parent package):
+//
+//	{"id":"<22>","h":"<format 1><version 7><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",...
+//
+// Lua counts from 1: the version stands at 38 to 44, the expiry at 59 to 65, the flags at 73, the marks from 74 on.
+package redisscript
+
+import "github.com/redis/go-redis/v9"
+
+// MarkLength is the length of the mark that each write leaves in the record.
+const MarkLength = 6
+
+// The answers of the scripts that are not a record.
+const (
+	Missing = 0 // there is no such key, or it is a tombstone
+	Done    = 1 // written, now or by the first run of this very command
+	Newer   = 2 // another version is there; nothing was written
+)
+
+// Save replaces a record by its next version.
+//
+//	KEYS[1]  the session
+//	ARGV[1]  the version that must be there
+//	ARGV[2]  the record to write
+//	ARGV[3]  its lifetime in milliseconds
+//	ARGV[4]  the mark of this write
+//
+// It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
+// the second run finds its mark, also if others have written since, and answers Done.
+var Save = redis.NewScript(`
+local current = redis.call('GET', KEYS[1])
+if not current then return 0 end
+if string.sub(current, 38, 44) ~= ARGV[1] then
+  for i = 74, #current, 6 do
+    local mark = string.sub(current, i, i + 5)
+    if mark == ARGV[4] then return 1 end
+    if string.find(mark, '"', 1, true) then break end
+  end
+  return current
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+`)
+
+// Touch renews the expiry of a record, in the record and of the key, and leaves the values as they are.
+//
+//	KEYS[1]  the session
+//	ARGV[1]  the version that must be there
+//	ARGV[2]  the new expiry, as in the header
+//	ARGV[3]  the lifetime in milliseconds
+//
+// It answers Done, Missing or Newer.
+var Touch = redis.NewScript(`
+local current = redis.call('GET', KEYS[1])
+if not current or string.sub(current, 73, 73) == '3' then return 0 end
+if string.sub(current, 38, 44) ~= ARGV[1] then return 2 end
+redis.call('SET', KEYS[1], string.sub(current, 1, 58) .. ARGV[2] .. string.sub(current, 66), 'PX', ARGV[3])
+return 1
+`)
+
+// GiveTTL gives a key without a TTL one, in milliseconds, and answers 1; it answers 0 for any other key.
+var GiveTTL = redis.NewScript(`
+if redis.call('PTTL', KEYS[1]) ~= -1 then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+`)

@@ -1,0 +1,127 @@
+// Package redistest starts real redis-servers for tests.
+package redistest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is a redis-server that belongs to a test.
+type Server struct {
+	Addr string
+
+	tb   testing.TB
+	args []string
+	cmd  *exec.Cmd
+	log  *bytes.Buffer
+
+	waited chan error
+}
+
+// Start runs a redis-server on a free port of the loopback interface, without persistence, and stops it when the test
+// ends. More arguments are those of redis-server. Where there is no redis-server the test is skipped; with CI set in
+// the environment it fails.
+func Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		if os.Getenv("CI") != "" {
+			tb.Fatal("redis-server is not installed: CI must have it")
+		}
+		tb.Skip("redis-server is not installed: this test needs a real one (Debian: apt install redis-server)")
+	}
+	var err error
+	for range 5 { // another process may take the free port first
+		s := &Server{Addr: freeAddr(tb), tb: tb, args: args}
+		if err = s.start(); err == nil {
+			tb.Cleanup(s.Stop)
+			return s
+		}
+	}
+	tb.Fatal(err)
+	return nil
+}
+
+func freeAddr(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (s *Server) start() error {
+	_, port, _ := net.SplitHostPort(s.Addr)
+	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", os.TempDir(), "--daemonize", "no"}, s.args...)
+	s.log = &bytes.Buffer{}
+	s.cmd = exec.Command("redis-server", args...)
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	cmd := s.cmd
+	go func() { done <- cmd.Wait() }()
+	rdb := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialTimeout: time.Second})
+	defer rdb.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			s.cmd = nil
+			return fmt.Errorf("redis-server ended: %v\n%s", err, s.log)
+		case <-ctx.Done():
+			_ = cmd.Process.Kill()
+			<-done
+			s.cmd = nil
+			return fmt.Errorf("redis-server did not answer\n%s", s.log)
+		case <-tick.C:
+			if rdb.Ping(ctx).Err() == nil {
+				s.waited = done
+				return nil
+			}
+		}
+	}
+}
+
+// Stop ends the server at once, as a crash would. It may be started again with Restart.
+func (s *Server) Stop() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.waited
+	s.cmd = nil
+}
+
+// Restart starts the server again on the same address, empty.
+func (s *Server) Restart() {
+	s.tb.Helper()
+	s.Stop()
+	if err := s.start(); err != nil {
+		s.tb.Fatal(err)
+	}
+}
+
+// Client returns a client with short timeouts, closed when the test ends.
+func (s *Server) Client(tb testing.TB) *redis.Client {
+	tb.Helper()
+	rdb := redis.NewClient(&redis.Options{
+		Addr: s.Addr, ContextTimeoutEnabled: true, MaxRetries: 1, DialerRetries: 1,
+		DialTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second,
+	})
+	tb.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}

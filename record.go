@@ -1,0 +1,383 @@
+package sessions
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"iter"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"handover.example/sessions/internal/jsonindex"
+	"handover.example/sessions/internal/redisscript"
+)
+
+// Record is a session at rest: what a [Store] keeps. Handlers use a [Session] instead.
+//
+// Times are kept to the millisecond. A Record is not safe for concurrent use, and is not kept by a store after the
+// call that it was given to.
+type Record struct {
+	// ID is the public handle: a hash of Token, safe to log and to use as a key of a store.
+	ID string
+	// Token is the secret that names the session, 128 bits of crypto/rand in base64url. A store that keeps records on
+	// the server must not keep it: it is in the client's cookie and nowhere else.
+	Token string
+	// Version grows with each write: the milliseconds since 1970, or one more than the version before.
+	Version int64
+	// Created is when the session began. Renewing does not change it.
+	Created time.Time
+	// Idle is the idle timeout with which the record was written.
+	Idle time.Duration
+	// Expires is when the session ends if it is not used again; never after Deadline.
+	Expires time.Time
+	// Deadline is when the session ends in any case.
+	Deadline time.Time
+	// OwnIdle says that Idle was set for this session, by [Session.SetLifetime].
+	OwnIdle bool
+	// Persistent says that the cookie outlives the browser.
+	Persistent bool
+	// Secure says that the session has been seen on https.
+	Secure bool
+	// Revoked makes the record a tombstone: the session was destroyed or renewed, and must not come back.
+	Revoked bool
+
+	values []jsonindex.Entry
+	marks  string // the writers of the last versions, so that a repeated write knows its own first run
+}
+
+// Value returns the JSON text of one key.
+func (r *Record) Value(key string) (json.RawMessage, bool) {
+	for i := range r.values {
+		if r.values[i].Key == key {
+			return json.RawMessage(r.values[i].Raw), true
+		}
+	}
+	return nil, false
+}
+
+// Values returns all keys with their JSON texts.
+func (r *Record) Values() iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		for _, e := range r.values {
+			if !yield(e.Key, json.RawMessage(e.Raw)) {
+				return
+			}
+		}
+	}
+}
+
+// SetValue sets one key to a JSON text, which it does not check.
+func (r *Record) SetValue(key string, value json.RawMessage) { r.set(key, string(value)) }
+
+func (r *Record) raw(key string) (string, bool) {
+	for i := range r.values {
+		if r.values[i].Key == key {
+			return r.values[i].Raw, true
+		}
+	}
+	return "", false
+}
+
+func (r *Record) set(key, raw string) {
+	for i := range r.values {
+		if r.values[i].Key == key {
+			r.values[i].Raw = raw
+			return
+		}
+	}
+	r.values = append(r.values, jsonindex.Entry{Key: key, Raw: raw})
+}
+
+func (r *Record) delete(key string) {
+	r.values = slices.DeleteFunc(r.values, func(e jsonindex.Entry) bool { return e.Key == key })
+}
+
+// clone gives a copy that can be changed without changing r.
+func (r *Record) clone() *Record {
+	c := *r
+	c.values = slices.Clone(r.values)
+	return &c
+}
+
+// alive says whether the session still stands at the given time.
+func (r *Record) alive(now time.Time) bool { return now.Before(r.Expires) && now.Before(r.Deadline) }
+
+// slide moves the expiry to one idle timeout from now, or to the deadline.
+func (r *Record) slide(now time.Time) {
+	r.Expires = now.Add(r.Idle)
+	if r.Expires.After(r.Deadline) {
+		r.Expires = r.Deadline
+	}
+}
+
+// tombstone gives what takes the place of a session that was destroyed or renewed.
+func (r *Record) tombstone(now, until time.Time) *Record {
+	return &Record{
+		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now), marks: r.marks,
+		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true,
+	}
+}
+
+// nextVersion grows with each write and with the clock, so that the newer of two copies that never met is known.
+func nextVersion(base int64, now time.Time) int64 { return max(base+1, now.UnixMilli()) }
+
+// Tokens are 16 bytes of crypto/rand; ID is 16 bytes of their SHA-256. Both are written in base64url without padding.
+const (
+	tokenBytes  = 16
+	tokenLength = 22
+)
+
+var base64url = base64.RawURLEncoding.Strict()
+
+// NewToken returns a new session token: 128 bits from crypto/rand.
+func NewToken() string {
+	var b [tokenBytes]byte
+	rand.Read(b[:])
+	return base64url.EncodeToString(b[:])
+}
+
+// TokenID returns the public handle of a token: 128 bits of its SHA-256. It reports false for what cannot be one of
+// our tokens, so that a store need not be asked.
+func TokenID(token string) (id string, ok bool) {
+	var b [tokenBytes]byte
+	if len(token) != tokenLength || strings.ContainsAny(token, "\r\n") { // which package base64 would skip
+		return "", false
+	}
+	if n, err := base64url.Decode(b[:], []byte(token)); err != nil || n != tokenBytes {
+		return "", false
+	}
+	sum := sha256.Sum256([]byte(token))
+	return base64url.EncodeToString(sum[:tokenBytes]), true
+}
+
+// The stored form is JSON with the members in this order and without spaces, so that a script can find what it needs
+// at a fixed place and a person can read the rest:
+//
+//	{"id":"<22>","h":"<header><marks>","s":{<values>}}
+//
+// In a sealed cookie "id" gives way to "t", the token, from which the ID follows. The header is fixed-width text:
+// the format (1), then version, creation, idle timeout, expiry and deadline in milliseconds (7 digits of base 64 each,
+// in ASCII order), then the flags (1). The marks are 6 characters for each of the last writers.
+const (
+	recordFormat  = '1'
+	headerLength  = 1 + 5*numberLength + 1
+	numberLength  = 7
+	maxNumber     = 1<<(6*numberLength) - 1 // as milliseconds since 1970: the year 2109
+	markLength    = redisscript.MarkLength
+	maxMarks      = 128
+	digitAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
+)
+
+const (
+	flagPersistent = 1 << iota
+	flagSecure
+	flagRevoked
+	flagOwnIdle
+	flagsEnd
+)
+
+var digitValue = func() (v [256]int8) {
+	for i := range v {
+		v[i] = -1
+	}
+	for i := range len(digitAlphabet) {
+		v[digitAlphabet[i]] = int8(i)
+	}
+	return v
+}()
+
+var errUndecodable = errors.New("sessions: not a session record that this version reads")
+
+// MarshalJSON writes the record in the form that the Redis store keeps: without the token.
+func (r *Record) MarshalJSON() ([]byte, error) { return r.appendStored(nil), nil }
+
+// UnmarshalJSON reads what MarshalJSON wrote. Token is left as it is.
+func (r *Record) UnmarshalJSON(text []byte) error {
+	got, err := parseStored(string(text))
+	if err != nil {
+		return err
+	}
+	got.Token = r.Token
+	*r = *got
+	return nil
+}
+
+func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID) }
+
+func (r *Record) appendSealed(b []byte) []byte { return r.append(b, `{"t":"`, r.Token) }
+
+func (r *Record) append(b []byte, start, name string) []byte {
+	b = slices.Grow(b, 96+len(r.marks)+r.valuesLength())
+	b = append(b, start...)
+	b = append(b, name...)
+	b = append(b, `","h":"`...)
+	b = append(b, recordFormat)
+	for _, n := range [...]int64{r.Version, r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.Deadline.UnixMilli()} {
+		b = appendNumber(b, n)
+	}
+	b = append(b, digitAlphabet[r.flags()])
+	b = append(b, r.marks...)
+	b = append(b, `","s":{`...)
+	for i, e := range r.values {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendKey(b, e.Key)
+		b = append(b, ':')
+		b = append(b, e.Raw...)
+	}
+	return append(b, '}', '}')
+}
+
+func (r *Record) valuesLength() (n int) {
+	for _, e := range r.values {
+		n += len(e.Key) + len(e.Raw) + 4
+	}
+	return n
+}
+
+func (r *Record) flags() (f int) {
+	if r.Revoked {
+		return flagRevoked // and nothing else: the touch script knows a tombstone by this digit
+	}
+	if r.Persistent {
+		f |= flagPersistent
+	}
+	if r.Secure {
+		f |= flagSecure
+	}
+	if r.OwnIdle {
+		f |= flagOwnIdle
+	}
+	return f
+}
+
+func parseStored(text string) (*Record, error) {
+	r, id, err := parse(text, `{"id":"`)
+	if err != nil {
+		return nil, err
+	}
+	r.ID = id
+	return r, nil
+}
+
+func parseSealed(text string) (*Record, error) {
+	r, token, err := parse(text, `{"t":"`)
+	if err != nil {
+		return nil, err
+	}
+	id, ok := TokenID(token)
+	if !ok {
+		return nil, errUndecodable
+	}
+	r.ID, r.Token = id, token
+	return r, nil
+}
+
+func parse(text, start string) (*Record, string, error) {
+	rest, ok := strings.CutPrefix(text, start)
+	if !ok || len(rest) < tokenLength {
+		return nil, "", errUndecodable
+	}
+	name, rest := rest[:tokenLength], rest[tokenLength:]
+	rest, ok = strings.CutPrefix(rest, `","h":"`)
+	if !ok {
+		return nil, "", errUndecodable
+	}
+	header, rest, ok := strings.Cut(rest, `","s":`)
+	if !ok || len(header) < headerLength || header[0] != recordFormat || (len(header)-headerLength)%markLength != 0 {
+		return nil, "", errUndecodable
+	}
+	for i := 1; i < len(header); i++ {
+		if digitValue[header[i]] < 0 {
+			return nil, "", errUndecodable
+		}
+	}
+	number := func(i int) int64 { return parseNumber(header[1+i*numberLength:]) }
+	flags := digitValue[header[headerLength-1]]
+	idle := number(2)
+	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) {
+		return nil, "", errUndecodable
+	}
+	values, rest, err := jsonindex.Parse(rest)
+	if err != nil || rest != "}" {
+		return nil, "", errUndecodable
+	}
+	return &Record{
+		Version:    number(0),
+		Created:    time.UnixMilli(number(1)),
+		Idle:       time.Duration(idle) * time.Millisecond,
+		Expires:    time.UnixMilli(number(3)),
+		Deadline:   time.UnixMilli(number(4)),
+		Persistent: flags&flagPersistent != 0,
+		Secure:     flags&flagSecure != 0,
+		Revoked:    flags&flagRevoked != 0,
+		OwnIdle:    flags&flagOwnIdle != 0,
+		values:     values,
+		marks:      header[headerLength:],
+	}, name, nil
+}
+
+// appendNumber writes a number of fixed width. What does not fit is capped: a time after 2109 becomes 2109.
+func appendNumber(b []byte, n int64) []byte {
+	n = min(max(n, 0), maxNumber)
+	for shift := 6 * (numberLength - 1); shift >= 0; shift -= 6 {
+		b = append(b, digitAlphabet[n>>shift&63])
+	}
+	return b
+}
+
+func parseNumber(s string) (n int64) {
+	for i := range numberLength {
+		n = n<<6 | int64(digitValue[s[i]])
+	}
+	return n
+}
+
+func appendKey(b []byte, key string) []byte {
+	plain := true
+	for i := range len(key) {
+		if c := key[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x7f {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		b = append(b, '"')
+		b = append(b, key...)
+		return append(b, '"')
+	}
+	quoted, _ := json.Marshal(key) // a string always can be
+	return append(b, quoted...)
+}
+
+// newMark names one write.
+func newMark() string {
+	var b [markLength]byte
+	rand.Read(b[:])
+	for i := range b {
+		b[i] = digitAlphabet[b[i]&63]
+	}
+	return string(b[:])
+}
+
+// markWindow is how long a repeated write can arrive after its first run: longer than any client retries.
+const markWindow = time.Minute
+
+// sign adds the mark of the write that is about to happen. The marks of a session that rests are dropped: nobody will
+// repeat a write of long ago.
+func (r *Record) sign(base int64, now time.Time) (mark string) {
+	mark = newMark()
+	if now.UnixMilli()-base > markWindow.Milliseconds() {
+		r.marks = ""
+	}
+	if over := len(r.marks) + markLength - maxMarks*markLength; over > 0 {
+		r.marks = r.marks[over:]
+	}
+	r.marks += mark
+	return mark
+}

@@ -1,0 +1,221 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"handover.example/sessions/internal/redisscript"
+)
+
+// RedisStoreConfig is the configuration of a [RedisStore]. It is copied by [NewRedisStore].
+type RedisStoreConfig struct {
+	_ [0]func()
+
+	// TTL is the longest that a key lives after it was last written or touched, at least a millisecond. Required:
+	// there is no "forever". A session that expires earlier takes its own expiry; an idle timeout of the manager that is
+	// longer is cut to TTL.
+	TTL time.Duration
+
+	// Prefix starts every key. Default "session:".
+	Prefix string
+}
+
+// RedisStore keeps each session as one string key: the prefix and [TokenID]. The value is JSON, readable with
+// redis-cli GET; the token is not in it. Every key has a TTL from the command that wrote it.
+//
+// A read is one GET, a save one SET or one EVALSHA, a touch one EVALSHA; each uses one key, so that a cluster works.
+// Replicas must not be read from: they may not have a change, or a logout, yet.
+//
+// A RedisStore is safe for concurrent use, and must not be copied.
+type RedisStore struct {
+	rdb    redis.Cmdable
+	ttl    time.Duration
+	prefix string
+}
+
+// NewRedisStore returns a RedisStore over any go-redis client: Client, ClusterClient, Ring, a Sentinel client or
+// an AutoPipeline. It does not connect. All configuration mistakes are reported at once, as a join of [*ConfigError].
+func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error) {
+	var bad mistakes
+	if isNil(rdb) {
+		bad.add("rdb", "required: pass a go-redis client")
+	} else if _, ok := rdb.(*redis.Pipeline); ok {
+		bad.add("rdb", "a Pipeline answers only at Exec: pass the client itself")
+	}
+	switch {
+	case cfg.TTL == 0:
+		bad.add("TTL", "required: no key is written without one; try 14 * 24 * time.Hour")
+	case cfg.TTL < time.Millisecond:
+		bad.add("TTL", "%v is less than a millisecond, the least that Redis keeps a key for", cfg.TTL)
+	}
+	if err := bad.join(); err != nil {
+		return nil, err
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = "session:"
+	}
+	return &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}, nil
+}
+
+func (s *RedisStore) storeName() string { return "redis" }
+
+// MaxTTL returns the configured TTL, to which the manager cuts longer idle timeouts.
+func (s *RedisStore) MaxTTL() time.Duration { return s.ttl }
+
+func (s *RedisStore) key(id string) string { return s.prefix + id }
+
+// lifetime gives the milliseconds that a key may live for: the TTL, or what is left until the given time. It is zero
+// if that has passed, or is less than a millisecond away.
+func (s *RedisStore) lifetime(until time.Time) int64 {
+	return max(0, min(s.ttl, time.Until(until)).Milliseconds())
+}
+
+// Load reads a record with one GET. It implements [Store].
+func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error) {
+	id, ok := TokenID(token)
+	if !ok {
+		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "not the shape of a session token"}
+	}
+	text, err := s.rdb.Get(ctx, s.key(id)).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil, &NotFoundError{Outcome: OutcomeUnknown, SessionID: id, Detail: "there is no such key: it has expired, was deleted, or was evicted"}
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
+	case err != nil:
+		return nil, fmt.Errorf("sessions: redis: load: %w", err)
+	}
+	rec, reason := s.parse(id, text)
+	if rec == nil {
+		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: reason}
+	}
+	rec.Token = token
+	if !rec.Revoked && !rec.alive(time.Now()) {
+		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: id}
+	}
+	return rec, nil
+}
+
+// parse reads a stored record and checks that it is the one of this key.
+func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
+	rec, err := parseStored(text)
+	if err != nil {
+		return nil, "the value is not a session record that this version reads"
+	}
+	if rec.ID != id {
+		return nil, "the value is the record of another session"
+	}
+	return rec, ""
+}
+
+// Save writes a record with SET NX (new), SET (tombstone) or one script (next version). It implements [Store].
+func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64) (string, error) {
+	ms := s.lifetime(rec.Expires)
+	if ms < 1 {
+		return "", ErrGone
+	}
+	now := time.Now()
+	mark := rec.sign(base, now)
+	text := rec.appendStored(nil)
+	key := s.key(rec.ID)
+	ttl := time.Duration(ms) * time.Millisecond
+	switch {
+	case base == 0 && rec.Revoked:
+		if err := s.rdb.Set(ctx, key, text, ttl).Err(); err != nil {
+			return "", fmt.Errorf("sessions: redis: save: %w", err)
+		}
+		return rec.Token, nil
+	case base == 0:
+		created, err := s.rdb.SetNX(ctx, key, text, ttl).Result()
+		if err != nil {
+			return "", fmt.Errorf("sessions: redis: save: %w", err)
+		}
+		if created {
+			return rec.Token, nil
+		}
+		return s.exists(ctx, rec, mark)
+	}
+	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark).Result()
+	if err != nil {
+		return "", fmt.Errorf("sessions: redis: save: %w", err)
+	}
+	switch answer := answer.(type) {
+	case int64:
+		if answer == redisscript.Done {
+			return rec.Token, nil
+		}
+		return "", ErrGone
+	case string:
+		return "", s.conflict(rec, answer)
+	}
+	return "", fmt.Errorf("sessions: redis: save: unexpected answer of type %T", answer)
+}
+
+// exists sorts out a SET NX that found a key: it may be what the first run of this very command wrote, if the reply was
+// lost and the client sent it again.
+func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (string, error) {
+	text, err := s.rdb.Get(ctx, s.key(rec.ID)).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", ErrGone
+	case err != nil:
+		return "", fmt.Errorf("sessions: redis: save: %w", err)
+	}
+	current, _ := s.parse(rec.ID, text)
+	if current != nil && hasMark(current.marks, mark) {
+		return rec.Token, nil
+	}
+	return "", s.conflict(rec, text)
+}
+
+// conflict gives the error for a save that found another version.
+func (s *RedisStore) conflict(rec *Record, text string) error {
+	current, reason := s.parse(rec.ID, text)
+	switch {
+	case current == nil:
+		return fmt.Errorf("sessions: redis: save: %s", reason)
+	case current.Revoked:
+		return ErrGone
+	}
+	current.Token = rec.Token
+	return &ConflictError{Current: current}
+}
+
+func hasMark(marks, mark string) bool {
+	for ; len(marks) >= markLength; marks = marks[markLength:] {
+		if strings.HasPrefix(marks, mark) {
+			return true
+		}
+	}
+	return false
+}
+
+// Touch renews the expiry, in the record and of the key, with one script. It implements [Store].
+func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, error) {
+	ms := s.lifetime(rec.Expires)
+	if ms < 1 {
+		return "", ErrGone
+	}
+	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
+		string(appendNumber(nil, rec.Version)), string(appendNumber(nil, rec.Expires.UnixMilli())), ms).Int64()
+	if err != nil {
+		return "", fmt.Errorf("sessions: redis: touch: %w", err)
+	}
+	if answer == redisscript.Missing {
+		return "", ErrGone
+	}
+	return rec.Token, nil
+}
+
+// Delete removes the key. It implements [Store].
+func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
+	if err := s.rdb.Del(ctx, s.key(rec.ID)).Err(); err != nil {
+		return fmt.Errorf("sessions: redis: delete: %w", err)
+	}
+	return nil
+}
