@@ -46,7 +46,7 @@ type Record struct {
 	Revoked bool
 
 	values []jsonindex.Entry
-	marks  string // the writers of the last versions, so that a repeated write knows its own first run
+	marks  string // the last writes, as Redis keeps them: so that a repeated one knows its own first run
 }
 
 // Value returns the JSON text of one key.
@@ -117,7 +117,7 @@ func (r *Record) slide(now time.Time) {
 // tombstone gives what takes the place of a session that was destroyed or renewed.
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
-		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now), marks: r.marks,
+		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
 		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true,
 	}
 }
@@ -206,12 +206,13 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID) }
+func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID, r.marks) }
 
-func (r *Record) appendSealed(b []byte) []byte { return r.append(b, `{"t":"`, r.Token) }
+// A sealed record has no marks: the client's copy is never compared with.
+func (r *Record) appendSealed(b []byte) []byte { return r.append(b, `{"t":"`, r.Token, "") }
 
-func (r *Record) append(b []byte, start, name string) []byte {
-	b = slices.Grow(b, 96+len(r.marks)+r.valuesLength())
+func (r *Record) append(b []byte, start, name, marks string) []byte {
+	b = slices.Grow(b, 96+len(marks)+r.valuesLength())
 	b = append(b, start...)
 	b = append(b, name...)
 	b = append(b, `","h":"`...)
@@ -220,7 +221,7 @@ func (r *Record) append(b []byte, start, name string) []byte {
 		b = appendNumber(b, n)
 	}
 	b = append(b, digitAlphabet[r.flags()])
-	b = append(b, r.marks...)
+	b = append(b, marks...)
 	b = append(b, `","s":{`...)
 	for i, e := range r.values {
 		if i > 0 {
@@ -368,16 +369,11 @@ func newMark() string {
 // markWindow is how long a repeated write can arrive after its first run: longer than any client retries.
 const markWindow = time.Minute
 
-// sign adds the mark of the write that is about to happen. The marks of a session that rests are dropped: nobody will
-// repeat a write of long ago.
-func (r *Record) sign(base int64, now time.Time) (mark string) {
-	mark = newMark()
+// markRoom is how many characters of earlier marks the next version of a record keeps. Those of a session that rests
+// are dropped: nobody will repeat a write of long ago.
+func markRoom(base int64, now time.Time) int {
 	if now.UnixMilli()-base > markWindow.Milliseconds() {
-		r.marks = ""
+		return 0
 	}
-	if over := len(r.marks) + markLength - maxMarks*markLength; over > 0 {
-		r.marks = r.marks[over:]
-	}
-	r.marks += mark
-	return mark
+	return (maxMarks - 1) * markLength
 }

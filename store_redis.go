@@ -69,10 +69,15 @@ func (s *RedisStore) MaxTTL() time.Duration { return s.ttl }
 
 func (s *RedisStore) key(id string) string { return s.prefix + id }
 
-// lifetime gives the milliseconds that a key may live for: the TTL, or what is left until the given time. It is zero
-// if that has passed, or is less than a millisecond away.
-func (s *RedisStore) lifetime(until time.Time) int64 {
-	return max(0, min(s.ttl, time.Until(until)).Milliseconds())
+// lifetime gives the milliseconds that the key of a record may live for: what is left until it expires, and no more than
+// the TTL. It is zero if the expiry has passed, or is less than a millisecond away. A tombstone is not cut to the TTL:
+// it must outlive whatever it revokes.
+func (s *RedisStore) lifetime(rec *Record) int64 {
+	left := time.Until(rec.Expires)
+	if !rec.Revoked {
+		left = min(left, s.ttl)
+	}
+	return max(0, left.Milliseconds())
 }
 
 // Load reads a record with one GET. It implements [Store].
@@ -115,12 +120,13 @@ func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 
 // Save writes a record with SET NX (new), SET (tombstone) or one script (next version). It implements [Store].
 func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64) (string, error) {
-	ms := s.lifetime(rec.Expires)
+	ms := s.lifetime(rec)
 	if ms < 1 {
 		return "", ErrGone
 	}
 	now := time.Now()
-	mark := rec.sign(base, now)
+	mark := newMark()
+	rec.marks = mark
 	text := rec.appendStored(nil)
 	key := s.key(rec.ID)
 	ttl := time.Duration(ms) * time.Millisecond
@@ -140,7 +146,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		}
 		return s.exists(ctx, rec, mark)
 	}
-	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark).Result()
+	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, markRoom(base, now)).Result()
 	if err != nil {
 		return "", fmt.Errorf("sessions: redis: save: %w", err)
 	}
@@ -197,12 +203,13 @@ func hasMark(marks, mark string) bool {
 
 // Touch renews the expiry, in the record and of the key, with one script. It implements [Store].
 func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, error) {
-	ms := s.lifetime(rec.Expires)
+	ms := s.lifetime(rec)
 	if ms < 1 {
 		return "", ErrGone
 	}
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
-		string(appendNumber(nil, rec.Version)), string(appendNumber(nil, rec.Expires.UnixMilli())), ms).Int64()
+		string(appendNumber(nil, rec.Version)),
+		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli())), ms).Int64()
 	if err != nil {
 		return "", fmt.Errorf("sessions: redis: touch: %w", err)
 	}

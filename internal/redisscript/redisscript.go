@@ -4,7 +4,8 @@
 //
 //	{"id":"<22>","h":"<format 1><version 7><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",...
 //
-// Lua counts from 1: the version stands at 38 to 44, the expiry at 59 to 65, the flags at 73, the marks from 74 on.
+// Lua counts from 1: the version stands at 38 to 44, the idle timeout and the expiry at 52 to 65, the flags at 73, the
+// marks from 74 on.
 package redisscript
 
 import "github.com/redis/go-redis/v9"
@@ -25,30 +26,32 @@ const (
 //	ARGV[1]  the version that must be there
 //	ARGV[2]  the record to write
 //	ARGV[3]  its lifetime in milliseconds
-//	ARGV[4]  the mark of this write
+//	ARGV[4]  the mark of this write, which stands in the record as its only one
+//	ARGV[5]  how many characters of the earlier marks to keep
 //
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
 // the second run finds its mark, also if others have written since, and answers Done.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
+local marks = string.sub(current, 74, (string.find(current, '"', 74, true) or 74) - 1)
 if string.sub(current, 38, 44) ~= ARGV[1] then
-  for i = 74, #current, 6 do
-    local mark = string.sub(current, i, i + 5)
-    if mark == ARGV[4] then return 1 end
-    if string.find(mark, '"', 1, true) then break end
+  for i = 1, #marks, 6 do
+    if string.sub(marks, i, i + 5) == ARGV[4] then return 1 end
   end
   return current
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+local keep = math.min(tonumber(ARGV[5]), #marks)
+redis.call('SET', KEYS[1], string.sub(ARGV[2], 1, 73) .. string.sub(marks, #marks - keep + 1) .. string.sub(ARGV[2], 74), 'PX', ARGV[3])
 return 1
 `)
 
-// Touch renews the expiry of a record, in the record and of the key, and leaves the values as they are.
+// Touch renews the expiry of a record, in the record and of the key, and leaves the values as they are. The idle timeout
+// goes with the expiry that was made of it: a reader with another timeout finds from both when the session was last used.
 //
 //	KEYS[1]  the session
 //	ARGV[1]  the version that must be there
-//	ARGV[2]  the new expiry, as in the header
+//	ARGV[2]  the idle timeout and the new expiry, as in the header
 //	ARGV[3]  the lifetime in milliseconds
 //
 // It answers Done, Missing or Newer.
@@ -56,7 +59,7 @@ var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current or string.sub(current, 73, 73) == '3' then return 0 end
 if string.sub(current, 38, 44) ~= ARGV[1] then return 2 end
-redis.call('SET', KEYS[1], string.sub(current, 1, 58) .. ARGV[2] .. string.sub(current, 66), 'PX', ARGV[3])
+redis.call('SET', KEYS[1], string.sub(current, 1, 51) .. ARGV[2] .. string.sub(current, 66), 'PX', ARGV[3])
 return 1
 `)
 
