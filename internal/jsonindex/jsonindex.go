@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"unicode/utf8"
 )
 
 // Entry is one member of an object: its key, decoded, and its value as it stands in the text.
@@ -16,7 +17,7 @@ type Entry struct{ Key, Raw string }
 // ErrSyntax says that the text is not a JSON object. It carries nothing of the text, which may be secret.
 var ErrSyntax = errors.New("not a JSON object")
 
-// maxDepth is the nesting that encoding/json accepts as well.
+// maxDepth is the nesting that encoding/json accepts for a value on its own.
 const maxDepth = 10000
 
 // Parse indexes the JSON object at the start of src and returns what follows it.
@@ -39,7 +40,7 @@ func Parse(src string) (entries []Entry, rest string, err error) {
 			return nil, "", ErrSyntax
 		}
 		key := src[keyStart+1 : i-1]
-		if strings.IndexByte(key, '\\') >= 0 {
+		if strings.IndexByte(key, '\\') >= 0 || !utf8.ValidString(key) { // encoding/json replaces bytes that are not UTF-8
 			if json.Unmarshal([]byte(src[keyStart:i]), &key) != nil {
 				return nil, "", ErrSyntax
 			}
@@ -112,12 +113,14 @@ func space(s string, i int) int {
 }
 
 func value(s string, i, depth int) int {
-	if i < 0 || i >= len(s) || depth > maxDepth {
+	if i < 0 || i >= len(s) {
 		return -1
 	}
 	switch c := s[i]; {
 	case c == '"':
 		return str(s, i)
+	case (c == '{' || c == '[') && depth > maxDepth:
+		return -1
 	case c == '{':
 		return object(s, i, depth)
 	case c == '[':
