@@ -1,0 +1,1170 @@
+package sessiontest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"handover.example/sessions"
+)
+
+// TestStore checks that a store keeps every rule of [sessions.Store]. Each rule is a subtest with a store of its own,
+// which newStore makes: it may be closed by t.Cleanup, and may share a server with the others, because every case uses
+// tokens of its own.
+//
+// Where the client holds the record, as with a [sessions.CookieStore], nothing on the server can be compared or
+// revoked: those cases are skipped. TestStore knows such a store by the token that Save returns, which is not the one
+// of the record.
+//
+// The store must be able to keep a record for an hour. Run the test with -race.
+func TestStore(t *testing.T, newStore func(t *testing.T) sessions.Store) {
+	t.Helper()
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			s := &checked{t: t, store: newStore(t)}
+			if c.kind != anyStore {
+				probe := newRecord()
+				clientSide := s.create(probe) != probe.Token
+				if c.kind == onServer && clientSide {
+					t.Skip("the client holds the record: there is nothing on the server to compare with or to revoke")
+				}
+				if c.kind == atClient && !clientSide {
+					t.Skip("the record is on the server: the client holds no more than its name")
+				}
+			}
+			c.run(s)
+		})
+	}
+}
+
+type kind int
+
+const (
+	anyStore kind = iota
+	onServer
+	atClient
+)
+
+var cases = []struct {
+	name string
+	kind kind
+	run  func(*checked)
+}{
+	{"a saved record is loaded with every field", anyStore, testFields},
+	{"values come back as they were", anyStore, testValues},
+	{"a record without values is kept", anyStore, testNoValues},
+	{"a big record is kept, or refused with ErrTooLarge", anyStore, testBig},
+	{"a lifetime of a hundred years does not overflow", anyStore, testCentury},
+	{"a token that cannot be ours is ErrNotFound", anyStore, testMalformed},
+	{"an unknown token is ErrNotFound", anyStore, testUnknown},
+	{"the ID is not a token", anyStore, testIDIsNoToken},
+	{"an expired record is ErrNotFound", anyStore, testExpires},
+	{"an expired record is not written", anyStore, testSaveExpired},
+	{"the record given to Save is not kept", anyStore, testSaveCopies},
+	{"the record returned by Load is the caller's", anyStore, testLoadCopies},
+	{"a store is safe for concurrent use", anyStore, testParallelRecords},
+	{"a cancelled context does not look like a missing session", anyStore, testCancelled},
+
+	{"a sealed token opens only under its cookie name", atClient, testSealName},
+	{"a changed sealed token is ErrNotFound", atClient, testSealTampered},
+
+	{"the cookie name does not matter", onServer, testIgnoresName},
+	{"Save with base 0 does not replace a record", onServer, testCreateTaken},
+	{"Save with base 0 is won by one of many", onServer, testCreateRace},
+	{"Save with the right base replaces the record", onServer, testSaveRight},
+	{"Save with another base is ErrConflict", onServer, testSaveWrong},
+	{"Save over nothing is ErrGone", onServer, testSaveMissing},
+	{"Save over an expired record is ErrGone", onServer, testSaveOverExpired},
+	{"Save renews the lifetime", onServer, testSaveRenews},
+	{"a tombstone replaces whatever is there", onServer, testTombstone},
+	{"a tombstone with a base is checked", onServer, testTombstoneChecked},
+	{"a tombstone stops every late write", onServer, testTombstoneStops},
+	{"a tombstone stops a late write of the same version", onServer, testTombstoneSameVersion},
+	{"a tombstone expires", onServer, testTombstoneExpires},
+	{"Touch moves the expiry and nothing else", onServer, testTouch},
+	{"Touch renews the lifetime", onServer, testTouchRenews},
+	{"Touch into the past keeps nothing alive", onServer, testTouchPast},
+	{"Touch of a newer record is not an error and changes nothing", onServer, testTouchNewer},
+	{"Touch never creates", onServer, testTouchMissing},
+	{"Delete removes the record, whatever its version", onServer, testDelete},
+	{"Delete of nothing is not an error", onServer, testDeleteMissing},
+	{"parallel writers lose nothing", onServer, testParallelWriters},
+	{"parallel writers cannot bring back what was destroyed", onServer, testParallelDestroy},
+}
+
+const cookieName = "session"
+
+// secret starts the values of which no trace may be in an error.
+const secret = "7h15-15-4-v4lu3-0f-4-535510n"
+
+func newRecord() *sessions.Record {
+	now := time.Now().Truncate(time.Millisecond)
+	token := sessions.NewToken()
+	id, _ := sessions.TokenID(token)
+	rec := &sessions.Record{
+		ID: id, Token: token, Version: now.UnixMilli(), Created: now,
+		Idle: 30 * time.Minute, Expires: now.Add(30 * time.Minute), Deadline: now.Add(24 * time.Hour),
+	}
+	rec.SetValue("who", json.RawMessage(`"`+secret+` who"`))
+	return rec
+}
+
+// copyOf gives a record of its own: that of the caller may be given to the store.
+func copyOf(rec *sessions.Record) *sessions.Record {
+	out := blank(rec)
+	for key, value := range rec.Values() {
+		out.SetValue(key, value)
+	}
+	return out
+}
+
+// blank gives a record with the same fields and no values.
+func blank(rec *sessions.Record) *sessions.Record {
+	return &sessions.Record{
+		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
+		Deadline: rec.Deadline, OwnIdle: rec.OwnIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
+	}
+}
+
+// following gives the next version of a record.
+func following(rec *sessions.Record) *sessions.Record {
+	next := copyOf(rec)
+	next.Version++
+	return next
+}
+
+// tombstone gives what takes the place of a destroyed session.
+func tombstone(rec *sessions.Record) *sessions.Record {
+	return &sessions.Record{
+		ID: rec.ID, Token: rec.Token, Version: rec.Version + 1, Created: rec.Created, Idle: rec.Idle,
+		Expires: rec.Expires, Deadline: rec.Deadline, Revoked: true,
+	}
+}
+
+// checked is a store whose every answer is looked at.
+type checked struct {
+	t     *testing.T
+	store sessions.Store
+}
+
+func (s *checked) Load(ctx context.Context, name, token string) (*sessions.Record, error) {
+	rec, err := s.store.Load(ctx, name, token)
+	s.look("Load", err, token, nil)
+	switch {
+	case err == nil && rec == nil:
+		s.t.Errorf("Load returned neither a record nor an error: what is not there is ErrNotFound")
+		return nil, sessions.ErrNotFound
+	case err != nil && rec != nil:
+		s.t.Errorf("Load returned a record together with the error %q", err)
+	}
+	return rec, err
+}
+
+func (s *checked) Save(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
+	given := copyOf(rec)
+	token, err := s.store.Save(ctx, name, rec, base)
+	s.look("Save", err, given.Token, given)
+	if diff := difference(rec, given); diff != "" {
+		s.t.Errorf("Save changed the record that it was given: %s", diff)
+	}
+	return token, err
+}
+
+func (s *checked) Touch(ctx context.Context, name string, rec *sessions.Record) (string, error) {
+	given := copyOf(rec)
+	token, err := s.store.Touch(ctx, name, rec)
+	s.look("Touch", err, given.Token, given)
+	if diff := difference(rec, given); diff != "" {
+		s.t.Errorf("Touch changed the record that it was given: %s", diff)
+	}
+	return token, err
+}
+
+func (s *checked) Delete(ctx context.Context, name string, rec *sessions.Record) error {
+	err := s.store.Delete(ctx, name, rec)
+	s.look("Delete", err, rec.Token, rec)
+	return err
+}
+
+// look checks that an error holds no secret: errors are logged.
+func (s *checked) look(method string, err error, token string, rec *sessions.Record) {
+	if err == nil {
+		return
+	}
+	text := err.Error()
+	if len(token) >= 16 && strings.Contains(text, token) {
+		s.t.Errorf("the error of %s holds the token: errors are logged, and the token is a credential", method)
+	}
+	if strings.Contains(text, secret) {
+		s.t.Errorf("the error of %s holds a value of the session: errors are logged", method)
+	}
+	if rec != nil && errors.Is(err, sessions.ErrNotFound) {
+		s.t.Errorf("%s returned ErrNotFound, which only Load does: a record that is no longer there is ErrGone", method)
+	}
+}
+
+// create saves a new record, which must succeed.
+func (s *checked) create(rec *sessions.Record) (token string) {
+	s.t.Helper()
+	token, err := s.Save(s.t.Context(), cookieName, rec, 0)
+	if err != nil {
+		s.t.Fatalf("Save of a new record: %v", err)
+	}
+	if token == "" {
+		s.t.Fatalf("Save of a new record returned an empty token: the client needs one")
+	}
+	return token
+}
+
+// want checks that the token loads this record.
+func (s *checked) want(when, token string, want *sessions.Record) {
+	s.t.Helper()
+	got, err := s.Load(s.t.Context(), cookieName, token)
+	if err != nil {
+		s.t.Fatalf("Load %s: %v; want the record", when, err)
+	}
+	if diff := difference(got, want); diff != "" {
+		s.t.Fatalf("Load %s: not the record that must be there: %s", when, diff)
+	}
+}
+
+// wantNone checks that the token loads nothing.
+func (s *checked) wantNone(when, token string) {
+	s.t.Helper()
+	if _, err := s.Load(s.t.Context(), cookieName, token); !errors.Is(err, sessions.ErrNotFound) {
+		s.t.Fatalf("Load %s: error %v; want ErrNotFound", when, err)
+	}
+}
+
+// wantTombstone checks that the token loads a tombstone.
+func (s *checked) wantTombstone(when, token string) {
+	s.t.Helper()
+	rec, err := s.Load(s.t.Context(), cookieName, token)
+	switch {
+	case err != nil:
+		s.t.Fatalf("Load %s: %v; want the tombstone, a record with Revoked set", when, err)
+	case !rec.Revoked:
+		s.t.Fatalf("Load %s: a living session; want the tombstone: the destroyed session has come back", when)
+	}
+	for range rec.Values() {
+		s.t.Fatalf("Load %s: the tombstone has values; want none", when)
+	}
+}
+
+// saveErr checks that a save fails with this error.
+func (s *checked) saveErr(what string, rec *sessions.Record, base int64, want ...error) error {
+	s.t.Helper()
+	_, err := s.Save(s.t.Context(), cookieName, rec, base)
+	s.wantErr("Save "+what, err, want...)
+	return err
+}
+
+func (s *checked) touchErr(what string, rec *sessions.Record, want ...error) {
+	s.t.Helper()
+	_, err := s.Touch(s.t.Context(), cookieName, rec)
+	s.wantErr("Touch "+what, err, want...)
+}
+
+func (s *checked) wantErr(what string, err error, want ...error) {
+	s.t.Helper()
+	for _, w := range want {
+		if errors.Is(err, w) {
+			return
+		}
+	}
+	s.t.Fatalf("%s: error %v; want %q", what, err, want)
+}
+
+// save writes a version that must be taken.
+func (s *checked) save(what string, rec *sessions.Record, base int64) {
+	s.t.Helper()
+	token, err := s.Save(s.t.Context(), cookieName, rec, base)
+	if err != nil {
+		s.t.Fatalf("Save %s: %v; want success", what, err)
+	}
+	if token != rec.Token {
+		s.t.Fatalf("Save %s: returned another token than that of the record, which only Renew changes", what)
+	}
+}
+
+func (s *checked) touch(what string, rec *sessions.Record) {
+	s.t.Helper()
+	token, err := s.Touch(s.t.Context(), cookieName, rec)
+	if err != nil {
+		s.t.Fatalf("Touch %s: %v; want success", what, err)
+	}
+	if token != rec.Token {
+		s.t.Fatalf("Touch %s: returned another token than that of the record, which only Renew changes", what)
+	}
+}
+
+// conflict checks that a save is refused because of current, and that the refusal says what is there.
+func (s *checked) conflict(what string, rec *sessions.Record, base int64, current *sessions.Record) {
+	s.t.Helper()
+	err := s.saveErr(what, rec, base, sessions.ErrConflict)
+	var found *sessions.ConflictError
+	if errors.As(err, &found) && found.Current != nil {
+		if diff := difference(found.Current, current); diff != "" {
+			s.t.Fatalf("Save %s: ConflictError.Current is not what is in the store: %s", what, diff)
+		}
+		found.Current.SetValue("who", json.RawMessage(`"changed"`)) // it is the caller's
+		found.Current.Version++
+	}
+	s.want("after the refused Save "+what, current.Token, current)
+}
+
+// brief saves a new record that expires soon, but not before the store has taken it.
+func (s *checked) brief() (rec *sessions.Record, token string) {
+	s.t.Helper()
+	for ahead := 60 * time.Millisecond; ; ahead *= 2 {
+		rec = newRecord()
+		rec.Expires = time.Now().Add(ahead).Truncate(time.Millisecond)
+		token, err := s.Save(s.t.Context(), cookieName, rec, 0)
+		if err == nil && time.Until(rec.Expires) > ahead/2 {
+			return rec, token
+		}
+		if err != nil && !errors.Is(err, sessions.ErrGone) || ahead > 10*time.Second {
+			s.t.Fatalf("Save of a record that expires in %v: %v", ahead, err)
+		}
+	}
+}
+
+// awaitGone waits until a record that has expired is no longer there.
+func (s *checked) awaitGone(token string, expires time.Time) {
+	s.t.Helper()
+	for patience := expires.Add(3 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, err := s.Load(s.t.Context(), cookieName, token)
+		if errors.Is(err, sessions.ErrNotFound) {
+			return
+		}
+		if err != nil {
+			s.t.Fatalf("Load of an expired record: error %v; want ErrNotFound", err)
+		}
+		if time.Now().After(patience) {
+			s.t.Fatalf("Load: the record is still there %v after its expiry; want ErrNotFound", time.Since(expires).Round(time.Millisecond))
+		}
+	}
+}
+
+// await waits until a time has passed, with room for a clock of the store that is a little behind.
+func await(when time.Time) { time.Sleep(time.Until(when) + 20*time.Millisecond) }
+
+// difference says in which fields two records differ; empty if they do not. Values are compared as JSON, numbers by
+// their digits.
+func difference(got, want *sessions.Record) string {
+	var diffs []string
+	note := func(field string, got, want any) {
+		diffs = append(diffs, fmt.Sprintf("%s is %v, want %v", field, got, want))
+	}
+	if got.ID != want.ID {
+		note("ID", got.ID, want.ID)
+	}
+	if got.Token != want.Token {
+		diffs = append(diffs, fmt.Sprintf("Token is another (%d bytes, want %d)", len(got.Token), len(want.Token)))
+	}
+	if got.Version != want.Version {
+		note("Version", got.Version, want.Version)
+	}
+	if got.Idle.Truncate(time.Millisecond) != want.Idle.Truncate(time.Millisecond) {
+		note("Idle", got.Idle, want.Idle)
+	}
+	for _, f := range [...]struct {
+		name      string
+		got, want time.Time
+	}{{"Created", got.Created, want.Created}, {"Expires", got.Expires, want.Expires}, {"Deadline", got.Deadline, want.Deadline}} {
+		if f.got.UnixMilli() != f.want.UnixMilli() {
+			note(f.name, f.got.UTC(), f.want.UTC())
+		}
+	}
+	for _, f := range [...]struct {
+		name      string
+		got, want bool
+	}{{"OwnIdle", got.OwnIdle, want.OwnIdle}, {"Persistent", got.Persistent, want.Persistent}, {"Secure", got.Secure, want.Secure}, {"Revoked", got.Revoked, want.Revoked}} {
+		if f.got != f.want {
+			note(f.name, f.got, f.want)
+		}
+	}
+	there := map[string]bool{}
+	for key, value := range want.Values() {
+		there[key] = true
+		if found, ok := got.Value(key); !ok {
+			diffs = append(diffs, fmt.Sprintf("the value of %q is missing", key))
+		} else if !sameJSON(found, value) {
+			diffs = append(diffs, fmt.Sprintf("the value of %q is another", key))
+		}
+	}
+	for key := range got.Values() {
+		if !there[key] {
+			diffs = append(diffs, fmt.Sprintf("there is a value of %q, want none", key))
+		}
+	}
+	return strings.Join(diffs, "; ")
+}
+
+func sameJSON(a, b json.RawMessage) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	decode := func(text json.RawMessage) (v any, err error) {
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.UseNumber()
+		err = d.Decode(&v)
+		return v, err
+	}
+	x, errX := decode(a)
+	y, errY := decode(b)
+	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+}
+
+// The cases for every store.
+
+func testFields(s *checked) {
+	for _, set := range []func(*sessions.Record){
+		func(*sessions.Record) {},
+		func(r *sessions.Record) { r.Persistent = true },
+		func(r *sessions.Record) { r.Secure = true },
+		func(r *sessions.Record) { r.OwnIdle = true; r.Idle = 90 * time.Second },
+		func(r *sessions.Record) { r.Persistent, r.Secure, r.OwnIdle = true, true, true },
+		func(r *sessions.Record) { r.Version = 1 },
+		func(r *sessions.Record) { r.Created = r.Created.Add(-13*24*time.Hour + 123*time.Millisecond) },
+		func(r *sessions.Record) { r.Deadline = r.Expires },
+	} {
+		rec := newRecord()
+		set(rec)
+		want := copyOf(rec)
+		s.want("of what was saved", s.create(rec), want)
+	}
+}
+
+func testValues(s *checked) {
+	rec := newRecord()
+	for key, value := range map[string]string{
+		"null":             `null`,
+		"false":            `false`,
+		"zero":             `0`,
+		"int64":            `9223372036854775807`,
+		"uint64":           `18446744073709551615`,
+		"odd":              `9007199254740993`,
+		"float":            `0.1`,
+		"exponent":         `1.5e-7`,
+		"empty":            `""`,
+		"list":             `[1,[2,{"a":null}],"x"]`,
+		"object":           `{"b":1,"a":{"c":[]}}`,
+		"spaced":           `{ "a" : [ 1 , 2 ] }`,
+		"escapes":          `"\"\\\/\b\f\n\r\t\u0000\u001f"`,
+		"unicode":          `"日本 éß \u2028 🙂 \ud83d\ude42"`,
+		"html":             `"<script>&amp;'</script>"`,
+		"raw html":         `"\u003cb\u003e"`,
+		"like a record":    `{"id":"x","h":"1","s":{}}`,
+		"":                 `"the empty key"`,
+		" space ":          `1`,
+		"quote\"back\\":    `2`,
+		"line\nzero\x00":   `3`,
+		"日本語 🙂":            `4`,
+		"<b>&amp;</b>":     `5`,
+		"a.b.c":            `6`,
+		"$set":             `7`,
+		"__proto__":        `8`,
+		"Who":              `"not who"`,
+		"%s%d{{.}}'; --":   `9`,
+		"del\x7f\u2028é\t": `10`,
+	} {
+		rec.SetValue(key, json.RawMessage(value))
+	}
+	want := copyOf(rec)
+	s.want("of values that are hard to keep", s.create(rec), want)
+}
+
+func testNoValues(s *checked) {
+	rec := blank(newRecord())
+	s.want("of a record without values", s.create(rec), copyOf(rec))
+}
+
+func testBig(s *checked) {
+	for _, size := range []int{1000, 20_000, 300_000} {
+		rec := newRecord()
+		rec.SetValue("big", json.RawMessage(`"`+secret+strings.Repeat("x", size)+`"`))
+		want := copyOf(rec)
+		token, err := s.Save(s.t.Context(), cookieName, rec, 0)
+		switch {
+		case err == nil:
+			s.want(fmt.Sprintf("of a record with a value of %d bytes", size), token, want)
+		case size <= 1000 || !errors.Is(err, sessions.ErrTooLarge):
+			s.t.Fatalf("Save of a record with a value of %d bytes: %v; want success, or ErrTooLarge if it is over 1000 bytes", size, err)
+		default:
+			s.wantNone("after ErrTooLarge", rec.Token)
+		}
+	}
+}
+
+func testCentury(s *checked) {
+	rec := newRecord()
+	century := 100 * 365 * 24 * time.Hour
+	rec.Idle, rec.Expires, rec.Deadline = century, rec.Created.Add(century), rec.Created.Add(century)
+	token := s.create(rec)
+	got, err := s.Load(s.t.Context(), cookieName, token)
+	if err != nil {
+		s.t.Fatalf("Load of a record that lives for a hundred years: %v", err)
+	}
+	if got.Expires.Before(rec.Created.Add(time.Hour)) {
+		s.t.Fatalf("a record that lives for a hundred years is loaded with Expires %v", got.Expires)
+	}
+}
+
+func testMalformed(s *checked) {
+	rec := newRecord()
+	token := s.create(rec)
+	for name, bad := range map[string]string{
+		"empty":             "",
+		"short":             "x",
+		"one byte short":    rec.Token[:len(rec.Token)-1],
+		"one byte long":     rec.Token + "A",
+		"padded":            rec.Token + "==",
+		"with a line break": rec.Token + "\n",
+		"ending in a break": rec.Token[:len(rec.Token)-2] + "\r\n",
+		"with a NUL":        rec.Token[:5] + "\x00" + rec.Token[6:],
+		"standard base64":   strings.Repeat("+/", 11),
+		"a path":            "../../../../etc/passwd",
+		"a pattern":         "**********************",
+		"not text":          strings.Repeat("\xff", 22),
+		"in another script": strings.Repeat("é", 11),
+		"with a space":      " " + rec.Token,
+		"loose last bits":   strings.Repeat("A", 21) + "B",
+		"huge":              strings.Repeat("A", 1<<20),
+		"cut off":           token[:len(token)/2],
+		"twice":             token + token,
+		"quoted":            `"` + token + `"`,
+	} {
+		if _, err := s.Load(s.t.Context(), cookieName, bad); !errors.Is(err, sessions.ErrNotFound) {
+			s.t.Errorf("Load of a token that is %s: error %v; want ErrNotFound (look at it with sessions.TokenID first)", name, err)
+		}
+	}
+}
+
+func testUnknown(s *checked) {
+	s.create(newRecord())
+	s.wantNone("of a token that was never saved", sessions.NewToken())
+}
+
+func testIDIsNoToken(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	s.wantNone("of the ID, which is public: it must not be a credential", rec.ID)
+}
+
+func testExpires(s *checked) {
+	rec, token := s.brief()
+	want := copyOf(rec)
+	got, err := s.Load(s.t.Context(), cookieName, token)
+	if time.Now().Before(rec.Expires) { // or the store took too long to say
+		if err != nil {
+			s.t.Fatalf("Load before the expiry: %v; want the record", err)
+		}
+		if diff := difference(got, want); diff != "" {
+			s.t.Fatalf("Load before the expiry: %s", diff)
+		}
+	}
+	await(rec.Expires)
+	s.awaitGone(token, rec.Expires)
+}
+
+func testSaveExpired(s *checked) {
+	for name, expires := range map[string]time.Time{
+		"expired a second ago":   time.Now().Add(-time.Second),
+		"expired a year ago":     time.Now().Add(-365 * 24 * time.Hour),
+		"expired in 1970":        time.UnixMilli(0),
+		"has the zero time":      {},
+		"expires at this moment": time.Now(),
+	} {
+		rec := newRecord()
+		rec.Expires = expires
+		s.saveErr("of a new record that "+name, rec, 0, sessions.ErrGone)
+		s.wantNone("after the refused Save of a record that "+name, rec.Token)
+	}
+}
+
+func testSaveCopies(s *checked) {
+	rec := newRecord()
+	rec.SetValue("list", json.RawMessage(`[1,2,3]`))
+	want := copyOf(rec)
+	token := s.create(rec)
+	rec.SetValue("who", json.RawMessage(`"changed"`))
+	rec.SetValue("more", json.RawMessage(`1`))
+	rec.Version, rec.Expires, rec.Persistent = rec.Version+7, rec.Expires.Add(-time.Hour), true
+	s.want("after the caller has changed the record that it had saved", token, want)
+}
+
+func testLoadCopies(s *checked) {
+	rec := newRecord()
+	want := copyOf(rec)
+	token := s.create(rec)
+	got, err := s.Load(s.t.Context(), cookieName, token)
+	if err != nil {
+		s.t.Fatalf("Load of what was saved: %v", err)
+	}
+	got.SetValue("who", json.RawMessage(`"changed"`))
+	got.SetValue("more", json.RawMessage(`1`))
+	got.Version, got.Expires, got.Secure = got.Version+7, got.Expires.Add(-time.Hour), true
+	s.want("after the caller has changed the record that it had loaded", token, want)
+}
+
+func testParallelRecords(s *checked) {
+	parallel(50, func(i int) {
+		rec := newRecord()
+		rec.SetValue("i", json.RawMessage(fmt.Sprint(i)))
+		want := copyOf(rec)
+		token, err := s.Save(s.t.Context(), cookieName, rec, 0)
+		if err != nil {
+			s.t.Errorf("Save of one of 50 records: %v", err)
+			return
+		}
+		got, err := s.Load(s.t.Context(), cookieName, token)
+		if err != nil {
+			s.t.Errorf("Load of one of 50 records: %v", err)
+			return
+		}
+		if diff := difference(got, want); diff != "" {
+			s.t.Errorf("Load of one of 50 records that were saved in parallel: %s", diff)
+		}
+	})
+}
+
+func testCancelled(s *checked) {
+	rec := newRecord()
+	token := s.create(rec)
+	ctx, cancel := context.WithCancel(s.t.Context())
+	cancel()
+	check := func(method string, err error) {
+		for _, wrong := range []error{sessions.ErrNotFound, sessions.ErrGone, sessions.ErrConflict, sessions.ErrTooLarge} {
+			if errors.Is(err, wrong) {
+				s.t.Errorf("%s with a cancelled context: %v; want success, or an error that says that the store could not answer", method, err)
+			}
+		}
+	}
+	_, err := s.store.Load(ctx, cookieName, token)
+	check("Load", err)
+	next := following(rec)
+	_, err = s.store.Touch(ctx, cookieName, copyOf(rec))
+	check("Touch", err)
+	_, err = s.store.Save(ctx, cookieName, next, rec.Version)
+	check("Save", err)
+	_, err = s.store.Save(ctx, cookieName, newRecord(), 0)
+	check("Save of a new record", err)
+}
+
+// The cases for stores where the client holds the record.
+
+func testSealName(s *checked) {
+	token := s.create(newRecord())
+	for _, name := range []string{"", "Session", "session2", "__Host-session"} {
+		if _, err := s.Load(s.t.Context(), name, token); !errors.Is(err, sessions.ErrNotFound) {
+			s.t.Errorf("Load under the cookie name %q of a token that was saved under %q: error %v; want ErrNotFound", name, cookieName, err)
+		}
+	}
+}
+
+func testSealTampered(s *checked) {
+	token := s.create(newRecord())
+	for i := range len(token) {
+		b := []byte(token)
+		if b[i] ^= 1; b[i] <= ' ' || b[i] == '"' || b[i] == ',' || b[i] == ';' || b[i] == '\\' || b[i] > '~' {
+			b[i] = 'A'
+		}
+		if b[i] == token[i] {
+			continue
+		}
+		if _, err := s.Load(s.t.Context(), cookieName, string(b)); !errors.Is(err, sessions.ErrNotFound) {
+			s.t.Fatalf("Load of a token whose byte %d of %d was changed: error %v; want ErrNotFound", i, len(token), err)
+		}
+	}
+	for i := range len(token) {
+		s.wantNone(fmt.Sprintf("of the first %d of %d bytes of a token", i, len(token)), token[:i])
+	}
+}
+
+// The cases for stores on a server.
+
+func testIgnoresName(s *checked) {
+	rec := newRecord()
+	token := s.create(rec)
+	if _, err := s.Load(s.t.Context(), "another", token); err != nil {
+		s.t.Fatalf("Load under another cookie name: %v; want the record: a store that does not seal ignores the name", err)
+	}
+}
+
+func testCreateTaken(s *checked) {
+	first := newRecord()
+	s.create(first)
+	second := following(first)
+	second.SetValue("who", json.RawMessage(`"`+secret+` second"`))
+	s.conflict("with base 0 over a record", second, 0, first)
+}
+
+func testCreateRace(s *checked) {
+	first := newRecord()
+	var mu sync.Mutex
+	var won []*sessions.Record
+	parallel(20, func(i int) {
+		rec := copyOf(first)
+		rec.SetValue("i", json.RawMessage(fmt.Sprint(i)))
+		want := copyOf(rec)
+		_, err := s.Save(s.t.Context(), cookieName, rec, 0)
+		switch {
+		case err == nil:
+			mu.Lock()
+			defer mu.Unlock()
+			won = append(won, want)
+		case !errors.Is(err, sessions.ErrConflict):
+			s.t.Errorf("Save with base 0, one of 20 with the same token: %v; want success or ErrConflict", err)
+		}
+	})
+	if len(won) != 1 {
+		s.t.Fatalf("%d of 20 parallel Saves with base 0 and the same token were told that they had made it, want 1: the check and the write must be one step", len(won))
+	}
+	s.want("after the race", first.Token, won[0])
+}
+
+func testSaveRight(s *checked) {
+	first := newRecord()
+	first.SetValue("old", json.RawMessage(`1`))
+	s.create(first)
+	second := blank(following(first))
+	second.Version, second.Expires = first.Version+1000, first.Expires.Add(time.Minute)
+	second.Persistent, second.Secure, second.OwnIdle, second.Idle = true, true, true, time.Minute
+	second.SetValue("new", json.RawMessage(`"`+secret+`"`))
+	want := copyOf(second)
+	s.save("with the version that is there as its base", second, first.Version)
+	s.want("after the second Save", first.Token, want)
+	third := following(want)
+	s.save("with the version of the second Save as its base", third, want.Version)
+	s.want("after the third Save", first.Token, following(want))
+}
+
+func testSaveWrong(s *checked) {
+	first := newRecord()
+	s.create(first)
+	second := following(first)
+	second.SetValue("second", json.RawMessage(`true`))
+	there := copyOf(second)
+	s.save("of the second version", second, first.Version)
+
+	late := following(first)
+	late.Version += 5
+	late.SetValue("late", json.RawMessage(`"`+secret+`"`))
+	for what, base := range map[string]int64{
+		"with the base of a version that was replaced":   first.Version,
+		"with the base of a version that is not there":   first.Version - 1,
+		"with the base of a version that is still to be": there.Version + 1,
+		"with base 1": 1,
+	} {
+		s.conflict(what, copyOf(late), base, there)
+	}
+	again := following(late)
+	s.save("with the right base, after conflicts", again, there.Version)
+}
+
+func testSaveMissing(s *checked) {
+	rec := newRecord()
+	s.saveErr("with a base, of a record that was never there", following(rec), rec.Version, sessions.ErrGone)
+	s.wantNone("after Save over nothing: it must not create", rec.Token)
+}
+
+func testSaveOverExpired(s *checked) {
+	rec, token := s.brief()
+	rec = copyOf(rec)
+	await(rec.Expires)
+	s.awaitGone(token, rec.Expires)
+	late := following(rec)
+	late.Expires = time.Now().Add(time.Minute)
+	s.saveErr("with the right base, over a record that has expired", late, rec.Version, sessions.ErrGone)
+	s.wantNone("after Save over an expired record: it must not bring it back", token)
+}
+
+func testSaveRenews(s *checked) {
+	rec, token := s.brief()
+	rec = copyOf(rec)
+	next := following(rec)
+	next.Expires = rec.Created.Add(30 * time.Minute)
+	want := copyOf(next)
+	_, err := s.Save(s.t.Context(), cookieName, next, rec.Version)
+	if errors.Is(err, sessions.ErrGone) && !time.Now().Before(rec.Expires) {
+		s.t.Skip("the store took so long that the record expired before it was saved again")
+	}
+	if err != nil {
+		s.t.Fatalf("Save with a later expiry: %v", err)
+	}
+	await(rec.Expires)
+	s.want("after the first expiry, when Save has set a later one", token, want)
+}
+
+func testTombstone(s *checked) {
+	over := func(what string, rec *sessions.Record) {
+		if _, err := s.Save(s.t.Context(), cookieName, tombstone(rec), 0); err != nil {
+			s.t.Fatalf("Save of a tombstone with base 0 over %s: %v; want success", what, err)
+		}
+		s.wantTombstone("after Save of a tombstone over "+what, rec.Token)
+	}
+	rec := newRecord()
+	over("nothing", rec)
+	over("another tombstone", rec)
+
+	rec = newRecord()
+	s.create(rec)
+	over("a record", rec)
+
+	rec = newRecord()
+	s.create(rec)
+	newer := following(rec)
+	newer.Version += 1000
+	s.save("of a newer version", newer, rec.Version)
+	over("a record that is newer than the tombstone", rec)
+
+	got, err := s.Load(s.t.Context(), cookieName, rec.Token)
+	if err != nil || got.ID != rec.ID || got.Token != rec.Token || got.Version != rec.Version+1 {
+		s.t.Fatalf("Load of a tombstone: error %v; want it with the ID, Token and Version that it was saved with", err)
+	}
+}
+
+func testTombstoneChecked(s *checked) {
+	rec := newRecord()
+	s.saveErr("of a tombstone with a base, over nothing", tombstone(rec), rec.Version, sessions.ErrGone)
+	s.wantNone("after Save of a tombstone with a base over nothing", rec.Token)
+
+	rec = newRecord()
+	s.create(rec)
+	newer := following(rec)
+	newer.SetValue("newer", json.RawMessage(`true`))
+	there := copyOf(newer)
+	s.save("of a newer version", newer, rec.Version)
+	s.conflict("of a tombstone whose base was replaced by a parallel write", tombstone(rec), rec.Version, there)
+
+	s.save("of a tombstone with the right base", tombstone(there), there.Version)
+	s.wantTombstone("after Save of a tombstone with the right base", rec.Token)
+}
+
+func testTombstoneStops(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	dead := tombstone(rec)
+	dead.Version += 1000
+	if _, err := s.Save(s.t.Context(), cookieName, copyOf(dead), 0); err != nil {
+		s.t.Fatalf("Save of a tombstone with base 0: %v", err)
+	}
+	late := following(rec)
+	late.Version += 2000
+	s.saveErr("with the base that was destroyed", copyOf(late), rec.Version, sessions.ErrGone)
+	s.wantTombstone("after a late Save", rec.Token)
+	s.saveErr("with base 0, over a tombstone", copyOf(late), 0, sessions.ErrGone, sessions.ErrConflict)
+	s.wantTombstone("after a late Save with base 0", rec.Token)
+	s.touchErr("of what was destroyed", copyOf(rec), sessions.ErrGone)
+	s.wantTombstone("after a late Touch", rec.Token)
+	again := copyOf(rec)
+	again.Version = dead.Version
+	s.touchErr("with the version of the tombstone", again, sessions.ErrGone)
+	s.wantTombstone("after a Touch with the version of the tombstone", rec.Token)
+}
+
+// A version is often the time in milliseconds, so that a write and the tombstone that replaces it can have the same.
+func testTombstoneSameVersion(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	dead := tombstone(rec)
+	dead.Version = rec.Version
+	if _, err := s.Save(s.t.Context(), cookieName, dead, 0); err != nil {
+		s.t.Fatalf("Save of a tombstone with base 0: %v", err)
+	}
+	s.saveErr("over a tombstone with the version of the base", following(rec), rec.Version, sessions.ErrGone)
+	s.wantTombstone("after a late Save with the tombstone's version as its base", rec.Token)
+	s.touchErr("of a tombstone with the same version", copyOf(rec), sessions.ErrGone)
+	s.wantTombstone("after a late Touch with the tombstone's version", rec.Token)
+}
+
+func testTombstoneExpires(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	dead := tombstone(rec)
+	dead.Expires = time.Now().Add(60 * time.Millisecond)
+	if _, err := s.Save(s.t.Context(), cookieName, copyOf(dead), 0); err != nil {
+		s.t.Fatalf("Save of a tombstone for a short time: %v", err)
+	}
+	await(dead.Expires)
+	s.awaitGone(rec.Token, dead.Expires)
+}
+
+func testTouch(s *checked) {
+	rec := newRecord()
+	rec.Persistent, rec.OwnIdle = true, true
+	s.create(rec)
+	want := copyOf(rec)
+	want.Expires = rec.Expires.Add(time.Minute)
+
+	given := blank(rec) // what else it says must not reach the store
+	given.Expires, given.Idle, given.Persistent, given.Secure, given.OwnIdle = want.Expires, time.Second, false, true, false
+	given.SetValue("who", json.RawMessage(`"`+secret+` of a touch"`))
+	given.SetValue("more", json.RawMessage(`1`))
+	s.touch("of a record", given)
+	s.want("after Touch: only Expires may have changed", rec.Token, want)
+
+	next := following(want)
+	s.save("with the version that was touched as its base: Touch does not change it", next, want.Version)
+}
+
+func testTouchRenews(s *checked) {
+	rec, token := s.brief()
+	rec = copyOf(rec)
+	later := copyOf(rec)
+	later.Expires = rec.Created.Add(30 * time.Minute)
+	_, err := s.Touch(s.t.Context(), cookieName, copyOf(later))
+	if errors.Is(err, sessions.ErrGone) && !time.Now().Before(rec.Expires) {
+		s.t.Skip("the store took so long that the record expired before it was touched")
+	}
+	if err != nil {
+		s.t.Fatalf("Touch with a later expiry: %v", err)
+	}
+	await(rec.Expires)
+	s.want("after the first expiry, when Touch has set a later one", token, later)
+
+	soon := copyOf(later)
+	soon.Expires = time.Now().Add(60 * time.Millisecond)
+	if _, err := s.Touch(s.t.Context(), cookieName, copyOf(soon)); err != nil && !errors.Is(err, sessions.ErrGone) {
+		s.t.Fatalf("Touch with an earlier expiry: %v", err)
+	} else if err == nil {
+		await(soon.Expires)
+		s.awaitGone(token, soon.Expires)
+	}
+}
+
+func testTouchPast(s *checked) {
+	for name, expires := range map[string]time.Time{"a second ago": time.Now().Add(-time.Second), "in 1970": time.UnixMilli(0), "at the zero time": {}} {
+		rec := newRecord()
+		s.create(rec)
+		past := copyOf(rec)
+		past.Expires = expires
+		if _, err := s.Touch(s.t.Context(), cookieName, past); err == nil {
+			s.wantNone("after Touch with an expiry "+name+", which was not refused", rec.Token)
+		} else if !errors.Is(err, sessions.ErrGone) {
+			s.t.Fatalf("Touch with an expiry %s: error %v; want ErrGone", name, err)
+		} else if got, err := s.Load(s.t.Context(), cookieName, rec.Token); err == nil && got.Expires.After(rec.Expires) {
+			s.t.Fatalf("Touch with an expiry %s has moved the expiry to %v", name, got.Expires)
+		}
+	}
+}
+
+func testTouchNewer(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	newer := following(rec)
+	newer.SetValue("newer", json.RawMessage(`"`+secret+`"`))
+	newer.Expires = rec.Expires.Add(time.Minute)
+	there := copyOf(newer)
+	s.save("of a newer version", newer, rec.Version)
+	late := copyOf(rec)
+	late.Expires = rec.Expires.Add(time.Second)
+	s.touch("of a version that a parallel write has replaced: that write has renewed the expiry too", late)
+	s.want("after Touch of an older version: the parallel write must survive", rec.Token, there)
+}
+
+func testTouchMissing(s *checked) {
+	rec := newRecord()
+	s.touchErr("of a record that was never there", rec, sessions.ErrGone)
+	s.wantNone("after Touch of nothing: it must not create", rec.Token)
+
+	gone := newRecord()
+	s.create(gone)
+	if err := s.Delete(s.t.Context(), cookieName, copyOf(gone)); err != nil {
+		s.t.Fatalf("Delete: %v", err)
+	}
+	s.touchErr("of a record that was deleted", copyOf(gone), sessions.ErrGone)
+	s.wantNone("after Touch of a deleted record: it must not bring it back", gone.Token)
+
+	brief, token := s.brief()
+	brief = copyOf(brief)
+	await(brief.Expires)
+	s.awaitGone(token, brief.Expires)
+	late := copyOf(brief)
+	late.Expires = time.Now().Add(time.Minute)
+	s.touchErr("of a record that has expired", late, sessions.ErrGone)
+	s.wantNone("after Touch of an expired record: it must not bring it back", token)
+}
+
+func testDelete(s *checked) {
+	other := newRecord()
+	s.create(other)
+	rec := newRecord()
+	s.create(rec)
+	newer := following(rec)
+	s.save("of a newer version", newer, rec.Version)
+	if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
+		s.t.Fatalf("Delete with an older version: %v; want success, Delete does not look at the version", err)
+	}
+	s.wantNone("after Delete", rec.Token)
+	s.want("of another record, after Delete", other.Token, other)
+
+	late := following(newer)
+	s.saveErr("with a base, after Delete", late, newer.Version, sessions.ErrGone)
+	s.wantNone("after a late Save of a deleted record", rec.Token)
+}
+
+func testDeleteMissing(s *checked) {
+	rec := newRecord()
+	if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
+		s.t.Fatalf("Delete of a record that was never there: %v; want success", err)
+	}
+	s.create(rec)
+	for range 2 {
+		if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
+			s.t.Fatalf("Delete, then Delete again: %v; want success both times", err)
+		}
+	}
+	s.wantNone("after two Deletes", rec.Token)
+}
+
+const writers = 50
+
+// change loads a record, changes it and saves it, until that succeeds.
+func (s *checked) change(token string, fn func(*sessions.Record)) error {
+	ctx := s.t.Context()
+	var rec *sessions.Record
+	for range 20 * writers { // each conflict means that another writer got through, so this is more than enough
+		if rec == nil {
+			var err error
+			if rec, err = s.Load(ctx, cookieName, token); err != nil {
+				return err
+			}
+			if rec.Revoked {
+				return sessions.ErrGone
+			}
+		}
+		base := rec.Version
+		rec.Version++
+		fn(rec)
+		_, err := s.Save(ctx, cookieName, rec, base)
+		if !errors.Is(err, sessions.ErrConflict) {
+			return err
+		}
+		rec = nil
+		var found *sessions.ConflictError
+		if errors.As(err, &found) {
+			rec = found.Current
+		}
+	}
+	return errors.New("Save was refused with ErrConflict more often than there are writers")
+}
+
+func testParallelWriters(s *checked) {
+	rec := newRecord()
+	rec.SetValue("count", json.RawMessage(`0`))
+	s.create(rec)
+
+	stop := make(chan struct{})
+	var touching sync.WaitGroup
+	for range 2 { // requests that only read, and slide the expiry
+		touching.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				got, err := s.Load(s.t.Context(), cookieName, rec.Token)
+				if err != nil {
+					s.t.Errorf("Load while others write: %v", err)
+					return
+				}
+				got.Expires = got.Expires.Add(time.Millisecond)
+				if _, err := s.Touch(s.t.Context(), cookieName, got); err != nil {
+					s.t.Errorf("Touch while others write: %v", err)
+					return
+				}
+			}
+		})
+	}
+	parallel(writers, func(i int) {
+		err := s.change(rec.Token, func(rec *sessions.Record) {
+			var n int
+			count, _ := rec.Value("count")
+			if json.Unmarshal(count, &n) != nil {
+				s.t.Errorf("the value of count is not the number that was saved")
+			}
+			rec.SetValue("count", json.RawMessage(fmt.Sprint(n+1)))
+			rec.SetValue(fmt.Sprint("writer ", i), json.RawMessage(`true`))
+		})
+		if err != nil {
+			s.t.Errorf("one of %d writers that load, change, save and try again: %v", writers, err)
+		}
+	})
+	close(stop)
+	touching.Wait()
+
+	got, err := s.Load(s.t.Context(), cookieName, rec.Token)
+	if err != nil {
+		s.t.Fatalf("Load after %d parallel writers: %v", writers, err)
+	}
+	if count, _ := got.Value("count"); string(count) != fmt.Sprint(writers) {
+		s.t.Errorf("%d writers each added 1, and the sum is %s: the check of the version and the write must be one step, in Save and in Touch", writers, count)
+	}
+	for i := range writers {
+		if _, ok := got.Value(fmt.Sprint("writer ", i)); !ok {
+			s.t.Errorf("what writer %d of %d wrote is lost", i, writers)
+		}
+	}
+}
+
+func testParallelDestroy(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	var destroyed atomic.Bool
+	var started, ended sync.WaitGroup
+	for i := range 10 {
+		started.Add(1)
+		begun := sync.OnceFunc(started.Done)
+		ended.Go(func() {
+			for {
+				late := destroyed.Load()
+				err := s.change(rec.Token, func(rec *sessions.Record) {
+					rec.SetValue(fmt.Sprint("writer ", i), json.RawMessage(`true`))
+				})
+				begun()
+				switch {
+				case errors.Is(err, sessions.ErrGone):
+					return
+				case err != nil:
+					s.t.Errorf("a writer, while the session is destroyed: %v; want success before, and ErrGone after", err)
+					return
+				case late:
+					s.t.Errorf("a writer got through after the session was destroyed; want ErrGone")
+					return
+				}
+			}
+		})
+	}
+	started.Wait()
+	if _, err := s.Save(s.t.Context(), cookieName, tombstone(rec), 0); err != nil {
+		s.t.Errorf("Save of a tombstone with base 0, while others write: %v", err)
+	}
+	destroyed.Store(true)
+	ended.Wait()
+	s.wantTombstone("after the writers have ended", rec.Token)
+}
+
+// parallel runs fn n times at once, and waits.
+func parallel(n int, fn func(i int)) {
+	var done sync.WaitGroup
+	start := make(chan struct{})
+	for i := range n {
+		done.Go(func() {
+			<-start
+			fn(i)
+		})
+	}
+	close(start)
+	done.Wait()
+}
