@@ -1,0 +1,712 @@
+package sessions_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"handover.example/sessions"
+	"handover.example/sessions/sessiontest"
+)
+
+// exampleClient is a browser: it keeps the cookies that a handler sends.
+type exampleClient struct {
+	handler http.Handler
+	cookies map[string]string
+}
+
+func (c *exampleClient) get(path string) *http.Response {
+	r := httptest.NewRequest("GET", path, nil)
+	for name, value := range c.cookies {
+		r.AddCookie(&http.Cookie{Name: name, Value: value})
+	}
+	w := httptest.NewRecorder()
+	c.handler.ServeHTTP(w, r)
+	for _, set := range w.Result().Cookies() {
+		if c.cookies == nil {
+			c.cookies = map[string]string{}
+		}
+		c.cookies[set.Name] = set.Value
+		if set.MaxAge < 0 {
+			delete(c.cookies, set.Name)
+		}
+	}
+	return w.Result()
+}
+
+// show makes a request and prints the response.
+func (c *exampleClient) show(path string) {
+	body, _ := io.ReadAll(c.get(path).Body)
+	fmt.Printf("%s", body)
+}
+
+func exampleManager(store sessions.Store) *sessions.Manager {
+	mgr, err := sessions.New(sessions.Config{Store: store, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return mgr
+}
+
+// exampleSession runs one handler with a session, after another if there are more, for the same client.
+func exampleSession(steps ...func(sessions.Session)) {
+	mgr := exampleManager(sessiontest.NewMemoryStore())
+	c := exampleClient{}
+	for _, step := range steps {
+		c.handler = mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			if err != nil {
+				log.Fatal(err)
+			}
+			step(s)
+		}))
+		c.get("/")
+	}
+}
+
+func exampleRedis() redis.UniversalClient {
+	server, err := miniredis.Run()
+	if err != nil {
+		log.Fatal(err)
+	}
+	return redis.NewClient(&redis.Options{Addr: server.Addr()})
+}
+
+// Every mistake is reported at once.
+func ExampleNew() {
+	_, err := sessions.New(sessions.Config{
+		Store:       sessiontest.NewMemoryStore(),
+		Cookie:      sessions.Cookie{Name: "__Host-shop", Path: "/shop"},
+		IdleTimeout: -time.Minute,
+	})
+	fmt.Println(err)
+	var first *sessions.ConfigError
+	fmt.Println(errors.As(err, &first), first.Field)
+	// Output:
+	// sessions: Cookie.Path: a __Host- cookie has the path "/": leave it empty, or use the prefix __Secure-
+	// sessions: IdleTimeout: -1m0s: leave it zero for the default, or give a millisecond or more
+	// true Cookie.Path
+}
+
+// A server behind a proxy that ends TLS, with its logs in JSON.
+func ExampleNew_production() {
+	store, err := sessions.NewRedisStore(exampleRedis(), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	_, err = sessions.New(sessions.Config{
+		Store:       store,
+		Cookie:      sessions.Cookie{Name: "__Host-session"},
+		IdleTimeout: 2 * time.Hour,
+		Secure:      sessions.SecureAlways,
+		Logger:      slog.New(slog.NewJSONHandler(io.Discard, nil)),
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+func ExampleManager_Wrap() {
+	mgr := exampleManager(sessiontest.NewMemoryStore())
+	visits := sessions.NewKey[int]("visits")
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "ok") // no session asked for: no read, no cookie
+	})
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		if err != nil {
+			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+			return
+		}
+		n, _ := visits.Update(s, func(n int) int { return n + 1 })
+		fmt.Fprintln(w, "visit", n)
+	})
+
+	// Refuse forged POSTs first, then give the rest their sessions.
+	handler := http.NewCrossOriginProtection().Handler(mgr.Wrap(mux))
+
+	client := exampleClient{handler: handler}
+	client.show("/health")
+	fmt.Println("cookies:", len(client.cookies))
+	client.show("/")
+	client.show("/")
+	// Output:
+	// ok
+	// cookies: 0
+	// visit 1
+	// visit 2
+}
+
+func ExampleGet() {
+	cart := sessions.NewKey[[]string]("cart")
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context()) // reads the store now; later calls are free
+		if err != nil {
+			// The store could not answer: nobody knows who this is.
+			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+			return
+		}
+		items, _ := cart.Update(s, func(c []string) []string { return append(c, r.URL.Query().Get("add")) })
+		fmt.Fprintln(w, items) // committed before this first byte
+	}
+	client := exampleClient{handler: exampleManager(sessiontest.NewMemoryStore()).Wrap(http.HandlerFunc(handler))}
+	client.show("/?add=tea")
+	client.show("/?add=milk")
+	// Output:
+	// [tea]
+	// [tea milk]
+}
+
+// brokenStore is a store that does not answer.
+type brokenStore struct{ sessions.Store }
+
+func (brokenStore) Load(context.Context, string, string) (*sessions.Record, error) {
+	return nil, errors.New("connection refused")
+}
+
+// The most likely mistake: to take an error of Get for "not logged in". While the store is away, every user would be
+// sent to the login page, and asked for a password for nothing.
+func ExampleGet_incorrect() {
+	user := sessions.NewKey[string]("user")
+
+	wrong := func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		if err != nil {
+			http.Redirect(w, r, "/login", http.StatusSeeOther) // wrong: an outage is not a logout
+			return
+		}
+		if _, ok := user.Get(s); !ok {
+			http.Redirect(w, r, "/login", http.StatusSeeOther)
+		}
+	}
+	right := func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		if err != nil {
+			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+			return
+		}
+		if _, ok := user.Get(s); !ok {
+			http.Redirect(w, r, "/login", http.StatusSeeOther)
+		}
+	}
+
+	mgr := exampleManager(brokenStore{})
+	for _, handler := range []http.HandlerFunc{wrong, right} {
+		client := exampleClient{handler: mgr.Wrap(handler), cookies: map[string]string{"session": sessions.NewToken()}}
+		fmt.Println(client.get("/").Status)
+	}
+	// Output:
+	// 303 See Other
+	// 503 Service Unavailable
+}
+
+// Two managers around one handler, each with a cookie of its own: say whose session is wanted.
+func ExampleManager_Get() {
+	shop, err := sessions.New(sessions.Config{
+		Store: sessiontest.NewMemoryStore(), Cookie: sessions.Cookie{Name: "shop"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	admin, err := sessions.New(sessions.Config{
+		Store: sessiontest.NewMemoryStore(), Cookie: sessions.Cookie{Name: "admin", Path: "/admin"}, IdleTimeout: 10 * time.Minute,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := func(w http.ResponseWriter, r *http.Request) {
+		a, _ := shop.Get(r.Context())
+		b, _ := admin.Get(r.Context())
+		inner, _ := sessions.Get(r.Context())
+		fmt.Fprintln(w, a == b, inner == b)
+	}
+	client := exampleClient{handler: shop.Wrap(admin.Wrap(http.HandlerFunc(handler)))}
+	client.show("/admin")
+	// Output: false true
+}
+
+// A session from one handler, given to code that expects it in a context.
+func ExampleNewContext() {
+	user := sessions.NewKey[string]("user")
+	greet := func(ctx context.Context) {
+		s, err := sessions.Get(ctx)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		name, _ := user.Get(s)
+		fmt.Println("hello,", name)
+	}
+	exampleSession(func(s sessions.Session) {
+		_ = user.Set(s, "Ada")
+		greet(sessions.NewContext(context.Background(), s))
+	})
+	greet(context.Background())
+	// Output:
+	// hello, Ada
+	// sessions: no session in this context: wrap the handler with Manager.Wrap, and pass on the context of its request
+}
+
+// Make keys once, as package variables: the name and the type of a value then stand in one place.
+func ExampleNewKey() {
+	type address struct{ Street, City string }
+	home := sessions.NewKey[address]("home")
+
+	exampleSession(func(s sessions.Session) {
+		_ = home.Set(s, address{"12 St James's Square", "London"})
+	}, func(s sessions.Session) {
+		a, ok := home.Get(s)
+		fmt.Println(a.City, ok)
+	})
+	// Output: London true
+}
+
+func ExampleKey_Get() {
+	size := sessions.NewKey[int]("page_size")
+	exampleSession(func(s sessions.Session) {
+		n, ok := size.Get(s)
+		fmt.Println(n, ok)
+		_ = size.Set(s, 0)
+		n, ok = size.Get(s)
+		fmt.Println(n, ok)
+	})
+	// Output:
+	// 0 false
+	// 0 true
+}
+
+func ExampleKey_Set() {
+	theme := sessions.NewKey[string]("theme")
+	callback := sessions.NewKey[func()]("callback")
+	exampleSession(func(s sessions.Session) {
+		fmt.Println(theme.Set(s, "dark"))
+		fmt.Println(callback.Set(s, func() {})) // JSON has no functions
+	})
+	// Output:
+	// <nil>
+	// sessions: a value of type func() cannot be encoded as JSON
+}
+
+// Get followed by Set loses one of two parallel increments. Update runs its function again on the fresh value.
+func ExampleKey_Update() {
+	visits := sessions.NewKey[int]("visits")
+	count := func(s sessions.Session) {
+		n, err := visits.Update(s, func(n int) int { return n + 1 })
+		fmt.Println(n, err)
+	}
+	exampleSession(count, count)
+	// Output:
+	// 1 <nil>
+	// 2 <nil>
+}
+
+// A flash message: shown on the next page, and only there.
+func ExampleKey_Take() {
+	flash := sessions.NewKey[string]("flash")
+	page := func(s sessions.Session) {
+		text, ok := flash.Take(s)
+		fmt.Printf("%q %v\n", text, ok)
+	}
+	exampleSession(func(s sessions.Session) { _ = flash.Set(s, "Saved.") }, page, page)
+	// Output:
+	// "Saved." true
+	// "" false
+}
+
+func ExampleKey_Delete() {
+	coupon := sessions.NewKey[string]("coupon")
+	exampleSession(func(s sessions.Session) {
+		_ = coupon.Set(s, "SPRING")
+	}, func(s sessions.Session) {
+		coupon.Delete(s)
+		_, ok := coupon.Get(s)
+		fmt.Println(ok)
+	})
+	// Output: false
+}
+
+// The ID is for logs and for people. The token, which is the credential, is in the cookie only.
+func ExampleSession_iD() {
+	mgr := exampleManager(sessiontest.NewMemoryStore())
+	client := exampleClient{handler: mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("seen", true)
+		fmt.Fprint(w, s.ID())
+	}))}
+	body, _ := io.ReadAll(client.get("/").Body)
+	token := client.cookies["session"]
+	id, ok := sessions.TokenID(token)
+	fmt.Println(string(body) == token, string(body) == id, ok)
+	// Output: false true true
+}
+
+// Without a [sessions.Key]: any value that JSON can hold, under a name that is known only at run time.
+func ExampleSession_set() {
+	exampleSession(func(s sessions.Session) {
+		if err := s.Set("filter", map[string]any{"colour": "blue", "max": 20}); err != nil {
+			fmt.Println(err)
+		}
+	}, func(s sessions.Session) {
+		var filter struct {
+			Colour string
+			Max    int
+		}
+		ok, err := s.Get("filter", &filter)
+		fmt.Println(filter, ok, err)
+
+		var wrong []string
+		ok, err = s.Get("filter", &wrong)
+		fmt.Println(ok, err)
+	})
+	// Output:
+	// {blue 20} true <nil>
+	// true sessions: a value cannot be decoded into *[]string
+}
+
+// A function that can fail, over JSON as it is stored.
+func ExampleSession_update() {
+	add := func(s sessions.Session, n int) error {
+		return s.Update("quota", func(old json.RawMessage) (any, error) {
+			var used int
+			if old != nil {
+				if err := json.Unmarshal(old, &used); err != nil {
+					return nil, err
+				}
+			}
+			if used+n > 10 {
+				return nil, errors.New("quota is used up")
+			}
+			return used + n, nil
+		})
+	}
+	exampleSession(func(s sessions.Session) {
+		fmt.Println(add(s, 7))
+		fmt.Println(add(s, 7))
+	}, func(s sessions.Session) {
+		var used int
+		_, _ = s.Get("quota", &used)
+		fmt.Println(used)
+	})
+	// Output:
+	// <nil>
+	// quota is used up
+	// 7
+}
+
+func ExampleSession_keys() {
+	exampleSession(func(s sessions.Session) {
+		_ = s.Set("user", 42)
+		_ = s.Set("theme", "dark")
+		s.Delete("user")
+		_ = s.Set("lang", "eo")
+		fmt.Println(slices.Sorted(s.Keys()))
+	})
+	// Output: [lang theme]
+}
+
+// Clear empties a session and keeps it; Destroy ends it.
+func ExampleSession_clear() {
+	var id string
+	exampleSession(func(s sessions.Session) {
+		id = s.ID()
+		_ = s.Set("user", 42)
+	}, func(s sessions.Session) {
+		s.Clear()
+	}, func(s sessions.Session) {
+		fmt.Println(s.ID() == id, len(slices.Collect(s.Keys())))
+	})
+	// Output: true 0
+}
+
+// Login: a new token, so that one planted in this browser before is worth nothing now.
+func ExampleSession_renew() {
+	user := sessions.NewKey[int64]("user")
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("cart", []string{"tea"})
+		id, ok := user.Get(s)
+		fmt.Fprintln(w, id, ok)
+	})
+	mux.HandleFunc("/login", func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		if err != nil {
+			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+			return
+		}
+		s.Renew()
+		_ = user.Set(s, 42)
+	})
+	client := exampleClient{handler: exampleManager(sessiontest.NewMemoryStore()).Wrap(mux)}
+	client.show("/")
+	planted := client.cookies["session"]
+	client.get("/login")
+	client.show("/")
+
+	thief := exampleClient{handler: client.handler, cookies: map[string]string{"session": planted}}
+	thief.show("/")
+	// Output:
+	// 0 false
+	// 42 true
+	// 0 false
+}
+
+// Logout, with a message for the next page: what is set after Destroy belongs to a new session.
+func ExampleSession_destroy() {
+	user := sessions.NewKey[string]("user")
+	flash := sessions.NewKey[string]("flash")
+	exampleSession(func(s sessions.Session) {
+		_ = user.Set(s, "Ada")
+	}, func(s sessions.Session) {
+		s.Destroy()
+		_ = flash.Set(s, "Good bye.")
+	}, func(s sessions.Session) {
+		_, known := user.Get(s)
+		text, _ := flash.Get(s)
+		fmt.Println(known, text)
+	})
+	// Output: false Good bye.
+}
+
+// "Remember me": this session may rest for a week, and its cookie outlives the browser. Others keep Config.IdleTimeout.
+func ExampleSession_setLifetime() {
+	exampleSession(func(s sessions.Session) {
+		s.SetLifetime(7*24*time.Hour, true)
+		_ = s.Set("user", 42)
+	}, func(s sessions.Session) {
+		days := time.Until(s.ExpiresAt()).Hours() / 24
+		fmt.Printf("%.0f days\n", days)
+	})
+	// Output: 7 days
+}
+
+func ExampleSession_isNew() {
+	look := func(s sessions.Session) {
+		fmt.Println(s.IsNew(), time.Since(s.CreatedAt()) < time.Minute, time.Until(s.ExpiresAt()) > 23*time.Hour)
+	}
+	exampleSession(look, func(s sessions.Session) {
+		_ = s.Set("seen", true)
+	}, look)
+	// Output:
+	// true true true
+	// false true true
+}
+
+// The sealed cookie needs nothing on the server but a secret.
+func ExampleNewCookieStore() {
+	secret, err := base64.StdEncoding.DecodeString("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=") // from your configuration
+	if err != nil {
+		log.Fatal(err)
+	}
+	codec, err := sessions.NewSecureCookieCodec(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mgr, err := sessions.New(sessions.Config{Store: store})
+	fmt.Println(mgr != nil, err)
+	// Output: true <nil>
+}
+
+func ExampleNewRedisStore() {
+	rdb := exampleRedis() // redis.NewClient, NewClusterClient, NewFailoverClient, ...
+	store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{
+		TTL:    14 * 24 * time.Hour,
+		Prefix: "shop:session:",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	client := exampleClient{handler: exampleManager(store).Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("user", 42)
+	}))}
+	client.get("/")
+
+	id, _ := sessions.TokenID(client.cookies["session"])
+	ctx := context.Background()
+	ttl := rdb.PTTL(ctx, "shop:session:"+id).Val()
+	value := rdb.Get(ctx, "shop:session:"+id).Val()
+	fmt.Println("has a TTL:", ttl > 0 && ttl <= 24*time.Hour)
+	fmt.Println("is JSON:", json.Valid([]byte(value)))
+
+	_, err = sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{})
+	fmt.Println(err)
+	// Output:
+	// has a TTL: true
+	// is JSON: true
+	// sessions: TTL: required: no key is written without one; try 14 * 24 * time.Hour
+}
+
+// To change the secret, put the new one first. Old cookies still open, and each is sealed anew when its session is
+// next written.
+func ExampleNewSecureCookieCodec() {
+	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	before, err := sessions.NewSecureCookieCodec(old)
+	if err != nil {
+		log.Fatal(err)
+	}
+	during, _ := sessions.NewSecureCookieCodec(fresh, old)
+	after, _ := sessions.NewSecureCookieCodec(fresh)
+
+	sealed, _ := before.Seal("session", []byte("data"))
+	plain, err := during.Open("session", sealed)
+	fmt.Println(string(plain), err)
+	_, err = after.Open("session", sealed)
+	fmt.Println(err)
+
+	_, err = sessions.NewSecureCookieCodec([]byte("hunter2"))
+	fmt.Println(err)
+	// Output:
+	// data <nil>
+	// sessions: the seal does not fit
+	// sessions: secrets[0]: 7 bytes are too short: use 32 or more from a random source
+}
+
+// plainCodec shows the shape of a Codec. It hides and protects nothing.
+type plainCodec struct{}
+
+func (plainCodec) Seal(name string, plain []byte) (string, error) {
+	return base64.RawURLEncoding.EncodeToString(append([]byte(name+"\n"), plain...)), nil
+}
+
+func (plainCodec) Open(name, sealed string) ([]byte, error) {
+	b, err := base64.RawURLEncoding.DecodeString(sealed)
+	plain, ok := bytes.CutPrefix(b, []byte(name+"\n"))
+	if err != nil || !ok {
+		return nil, errors.New("not ours")
+	}
+	return plain, nil
+}
+
+// From one codec to another without logging anybody out: the first seals, all of them open.
+func ExampleCodecs() {
+	var old sessions.Codec = plainCodec{}
+	fresh, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		log.Fatal(err)
+	}
+	both := sessions.Codecs(fresh, old)
+
+	sealed, _ := old.Seal("session", []byte("data"))
+	plain, err := both.Open("session", sealed)
+	fmt.Println(string(plain), err)
+
+	sealed, _ = both.Seal("session", []byte("data"))
+	_, err = old.Open("session", sealed)
+	fmt.Println(err)
+	// Output:
+	// data <nil>
+	// not ours
+}
+
+// Count why sessions come up empty.
+func ExampleConfig_observe() {
+	counts := map[sessions.Outcome]int{} // use a metric that is safe for concurrent use
+	mgr, err := sessions.New(sessions.Config{
+		Store:  sessiontest.NewMemoryStore(),
+		Logger: slog.New(slog.DiscardHandler),
+		Observe: func(_ context.Context, e sessions.Event) {
+			if e.Kind == sessions.EventLoad || e.Kind == sessions.EventReject {
+				counts[e.Outcome]++
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = sessions.Get(r.Context())
+	}))
+	for _, cookie := range []string{sessions.NewToken(), "<script>"} {
+		client := exampleClient{handler: handler, cookies: map[string]string{"session": cookie}}
+		client.get("/")
+	}
+	fmt.Println(counts[sessions.OutcomeUnknown], counts[sessions.OutcomeMalformed])
+	// Output: 1 1
+}
+
+// slowStore is a Store around another: the way to measure, to log or to fail on purpose.
+type slowStore struct {
+	sessions.Store
+	loads int
+}
+
+func (s *slowStore) Load(ctx context.Context, name, token string) (*sessions.Record, error) {
+	s.loads++
+	ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+	defer cancel()
+	return s.Store.Load(ctx, name, token)
+}
+
+func ExampleStore() {
+	store := &slowStore{Store: sessiontest.NewMemoryStore()}
+	client := exampleClient{handler: exampleManager(store).Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range 3 {
+			s, _ := sessions.Get(r.Context())
+			_ = s.Set("seen", true)
+		}
+	}))}
+	client.get("/") // no cookie: nothing to load
+	client.get("/")
+	fmt.Println(store.loads)
+	// Output: 1
+}
+
+// Answer in your own words when a session could not be written.
+func ExampleConfig_errorHandler() {
+	store := sessiontest.NewMemoryStore()
+	mgr, err := sessions.New(sessions.Config{
+		Store:  store,
+		Logger: slog.New(slog.DiscardHandler),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if errors.Is(err, sessions.ErrGone) {
+				http.Error(w, "You have logged out in another tab.", http.StatusConflict)
+				return
+			}
+			http.Error(w, "We cannot save right now.", http.StatusServiceUnavailable)
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var client exampleClient
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("page", r.URL.Path)
+		if r.URL.Path == "/slow" {
+			other := exampleClient{handler: client.handler, cookies: maps.Clone(client.cookies)}
+			other.get("/logout") // meanwhile, in another tab
+		}
+		fmt.Fprintln(w, "saved")
+	})
+	mux.HandleFunc("/logout", func(w http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		s.Destroy()
+	})
+	client.handler = mgr.Wrap(mux)
+	client.show("/")
+	client.show("/slow")
+	// Output:
+	// saved
+	// You have logged out in another tab.
+}
