@@ -225,6 +225,7 @@ func (m *Manager) Wrap(next http.Handler) http.Handler {
 		st.r = r.WithContext(st)
 		next.ServeHTTP(st.writer.Wrap(w, st), st.r)
 		st.finish() // not deferred: a panic commits nothing
+		st.writer.End()
 	})
 }
 

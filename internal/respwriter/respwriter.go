@@ -4,9 +4,12 @@ package respwriter
 
 import (
 	"bufio"
+	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"sync/atomic"
 )
 
 // Hooks is what happens around the response.
@@ -20,43 +23,34 @@ type Hooks interface {
 }
 
 // Writer is the wrapped response. It is meant to be a field of the caller's own state, so that a request costs one
-// allocation for both. It is used by one goroutine at a time, as any ResponseWriter.
+// allocation for both. It is used by one goroutine at a time, as any ResponseWriter; only Begun is for all.
 type Writer struct {
-	inner   http.ResponseWriter
-	hooks   Hooks
-	phase   phase
-	err     error
-	outer   [maxOuter]header // the headers before the handler ran
-	nOuter  int
-	manyOut http.Header // the same, where they are more than the array holds
+	inner  http.ResponseWriter
+	hooks  Hooks
+	phase  atomic.Uint32
+	err    error
+	outer  []line // the headers before the handler ran
+	few    [6]line
+	answer http.Header // the headers of the response that took the place of the handler's
 }
-
-type phase uint8
 
 const (
-	open   phase = iota // nothing has been sent
-	begun               // the response is the handler's
-	failed              // the response is that of Hooks.Failed
+	open   = iota // nothing has been sent
+	begun         // the response is the handler's
+	failed        // the response is that of Hooks.Failed
 )
 
-type header struct {
-	key    string
-	values []string
+// line is one header line. A header without any has one with none set: net/http knows such headers ("Date": nil).
+type line struct {
+	key, value string
+	none       bool
 }
 
-const maxOuter = 6
-
-// Wrap sets t up over w and returns it with the optional interfaces that w has, no more and no fewer.
+// Wrap sets t up over w and returns it with the optional interfaces that w has, no more and no fewer. When the handler
+// has returned, End must be called.
 func (t *Writer) Wrap(w http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	t.inner, t.hooks = w, hooks
-	if h := w.Header(); len(h) > maxOuter {
-		t.manyOut = h.Clone()
-	} else {
-		for k, v := range h {
-			t.outer[t.nOuter] = header{k, v[:len(v):len(v)]}
-			t.nOuter++
-		}
-	}
+	t.keepHeaders()
 	set := 0
 	if reaches[http.Flusher](w) || reaches[interface{ FlushError() error }](w) {
 		set |= 1
@@ -94,31 +88,66 @@ func reaches[T any](w http.ResponseWriter) bool {
 // Begin runs the hook if nothing has been sent yet. It reports the error with which the handler's response was dropped.
 func (t *Writer) Begin() error { return t.begin(false) }
 
-// Begun says whether the response has begun, the handler's or the one that took its place.
-func (t *Writer) Begun() bool { return t.phase != open }
+// Begun says whether the response has begun, the handler's or the one that took its place. It may be called from any
+// goroutine.
+func (t *Writer) Begun() bool { return t.phase.Load() != open }
 
 func (t *Writer) begin(hijack bool) error {
-	if t.phase != open {
+	if t.phase.Load() != open {
 		return t.err
 	}
-	t.phase = begun
+	t.phase.Store(begun)
 	if err := t.hooks.BeforeResponse(hijack); err != nil {
-		t.phase, t.err = failed, err
+		t.err = err
+		t.phase.Store(failed)
 		t.restoreHeaders()
 		t.hooks.Failed(t.inner, err)
+		t.answer = t.inner.Header().Clone()
 		return err
 	}
 	return nil
 }
 
+// End must be called when the handler has returned. If its response was dropped, then so is what it has done since to a
+// header map that it had kept: trailers are read only now, and a writer outside may send every header this late.
+func (t *Writer) End() {
+	if t.phase.Load() != failed {
+		return
+	}
+	h := t.inner.Header()
+	clear(h)
+	maps.Copy(h, t.answer)
+}
+
+// keepHeaders notes the headers by value: a handler may write into the slices that are there.
+func (t *Writer) keepHeaders() {
+	h, n := t.inner.Header(), 0
+	for _, values := range h {
+		n += max(1, len(values))
+	}
+	t.outer = t.few[:0]
+	if n > len(t.few) {
+		t.outer = make([]line, 0, n)
+	}
+	for k, values := range h {
+		if len(values) == 0 {
+			t.outer = append(t.outer, line{key: k, none: true})
+		}
+		for _, v := range values {
+			t.outer = append(t.outer, line{key: k, value: v})
+		}
+	}
+}
+
 func (t *Writer) restoreHeaders() {
 	h := t.inner.Header()
 	clear(h)
-	for _, o := range t.outer[:t.nOuter] {
-		h[o.key] = o.values
-	}
-	for k, v := range t.manyOut {
-		h[k] = v
+	for _, l := range t.outer {
+		if l.none {
+			h[l.key] = nil
+		} else {
+			h[l.key] = append(h[l.key], l.value)
+		}
 	}
 }
 
@@ -126,7 +155,7 @@ func (t *Writer) restoreHeaders() {
 type base struct{ t *Writer }
 
 func (w base) Header() http.Header {
-	if w.t.phase == failed {
+	if w.t.phase.Load() == failed {
 		return http.Header{} // the response that was sent is not the handler's
 	}
 	return w.t.inner.Header()
@@ -137,10 +166,13 @@ func (w base) Unwrap() http.ResponseWriter { return w.t.inner }
 
 func (w base) WriteHeader(code int) {
 	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
-		if w.t.phase != failed {
+		if w.t.phase.Load() != failed {
 			w.t.inner.WriteHeader(code) // informational: the response is still to come
 		}
 		return
+	}
+	if (code < 100 || code > 999) && !w.t.Begun() {
+		panic(fmt.Sprintf("invalid WriteHeader code %v", code)) // as net/http does, but before anything is committed
 	}
 	if w.t.Begin() == nil {
 		w.t.inner.WriteHeader(code)
@@ -176,6 +208,9 @@ func (w base) readFrom(src io.Reader) (int64, error) {
 }
 
 func (w base) push(target string, opts *http.PushOptions) error {
+	if w.t.phase.Load() == failed {
+		return w.t.err
+	}
 	return w.t.inner.(http.Pusher).Push(target, opts)
 }
 
