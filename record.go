@@ -285,6 +285,11 @@ func parse(text, start string) (*Record, string, error) {
 		return nil, "", errUndecodable
 	}
 	name, rest := rest[:tokenLength], rest[tokenLength:]
+	for i := range len(name) {
+		if digitValue[name[i]] < 0 { // the digits are those of base64url
+			return nil, "", errUndecodable
+		}
+	}
 	rest, ok = strings.CutPrefix(rest, `","h":"`)
 	if !ok {
 		return nil, "", errUndecodable
@@ -301,7 +306,7 @@ func parse(text, start string) (*Record, string, error) {
 	number := func(i int) int64 { return parseNumber(header[1+i*numberLength:]) }
 	flags := digitValue[header[headerLength-1]]
 	idle := number(2)
-	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) {
+	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || number(0) == 0 {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)

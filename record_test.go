@@ -1,0 +1,318 @@
+package sessions
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions/internal/jsonindex"
+	"handover.example/sessions/internal/redisscript"
+)
+
+// testToken is a token with a fixed ID, for records that are compared as text.
+const testToken = "AAECAwQFBgcICQoLDA0ODw"
+
+// testRecord gives a record with every field set, whose times are whole milliseconds.
+func testRecord(keys ...string) *Record {
+	r := &Record{
+		Token: testToken, Version: 1700000000123, Created: time.UnixMilli(1700000000000), Idle: time.Hour,
+		Expires: time.UnixMilli(4102444800000), Deadline: time.UnixMilli(4102444800001),
+	}
+	r.ID, _ = TokenID(r.Token)
+	for i, k := range keys {
+		r.set(k, fmt.Sprint(i))
+	}
+	return r
+}
+
+func TestP10_TokensAre128BitsOfRandom(t *testing.T) {
+	seen := map[string]bool{}
+	var ones [8 * tokenBytes]int
+	const n = 2000
+	for range n {
+		token := NewToken()
+		require.Len(t, token, tokenLength)
+		b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+		require.NoError(t, err)
+		require.Len(t, b, 16)
+		for i := range ones {
+			ones[i] += int(b[i/8] >> (i % 8) & 1)
+		}
+		require.False(t, seen[token])
+		seen[token] = true
+	}
+	for i, count := range ones { // 9 standard deviations: never by chance, always if a bit does not move
+		require.InDelta(t, n/2, count, 9*math.Sqrt(n)/2, "bit %d", i)
+	}
+}
+
+func TestP10_TokenIDTakesOneFormOnly(t *testing.T) {
+	id, ok := TokenID(testToken)
+	require.True(t, ok)
+	require.Equal(t, "XSYR1aTdK0Cyd9_bXs9bSQ", id) // SHA-256 of the token's text, the first 16 bytes in base64url
+	require.NotEqual(t, testToken, id)
+
+	for _, token := range []string{
+		"", "A", testToken[:21], testToken + "A", testToken + "==",
+		"AAECAwQFBgcICQoLDA0OD+", "AAECAwQFBgcICQoLDA0OD/", // the other alphabet
+		"AAECAwQFBgcICQoLDA0ODx", // loose last bits: the same 16 bytes in another text
+		"AAECAwQFBgcICQoLDA0OD\n", "AAECAwQFBgcIC\r\nLDA0ODw", " AAECAwQFBgcICQoLDA0OD", "AAECAwQFBgcICQoLDA0OD\x00",
+		"AAECAwQFBgcICQoLDA0O\u00e9", strings.Repeat("=", 22), strings.Repeat("A", 4096),
+	} {
+		got, ok := TokenID(token)
+		require.False(t, ok, "%q", token)
+		require.Empty(t, got, "%q", token)
+	}
+	forms := 0 // of all last characters, four in 64 leave no loose bits
+	for _, c := range digitAlphabet {
+		if _, ok := TokenID(testToken[:21] + string(c)); ok {
+			forms++
+		}
+	}
+	require.Equal(t, 4, forms)
+}
+
+func TestNumbers(t *testing.T) {
+	for _, c := range []struct{ in, want int64 }{
+		{0, 0}, {1, 1}, {63, 63}, {64, 64}, {1700000000123, 1700000000123}, {maxNumber, maxNumber},
+		{-1, 0}, {math.MinInt64, 0}, {maxNumber + 1, maxNumber}, {math.MaxInt64, maxNumber},
+	} {
+		text := string(appendNumber(nil, c.in))
+		require.Len(t, text, numberLength)
+		require.Equal(t, c.want, parseNumber(text), "%d", c.in)
+	}
+	require.Equal(t, 2109, time.UnixMilli(maxNumber).UTC().Year())
+	// The scripts compare numbers as text, so the order of the digits is that of ASCII.
+	require.Len(t, digitAlphabet, 64)
+	for i := 1; i < len(digitAlphabet); i++ {
+		require.Less(t, digitAlphabet[i-1], digitAlphabet[i])
+	}
+	require.Less(t, string(appendNumber(nil, 1700000000123)), string(appendNumber(nil, 1700000000124)))
+}
+
+// The scripts find their places by counting, and know a tombstone by its digit.
+func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
+	lua := func(s string, from, to int) string { return s[from-1 : to] }
+	r := testRecord("k")
+	r.marks = "abcdefGHIJKL"
+	text := string(r.appendStored(nil))
+	number := func(n int64) string { return string(appendNumber(nil, n)) }
+	require.Equal(t, number(r.Version), lua(text, 38, 44))
+	require.Equal(t, number(r.Created.UnixMilli()), lua(text, 45, 51))
+	require.Equal(t, number(r.Idle.Milliseconds()), lua(text, 52, 58))
+	require.Equal(t, number(r.Expires.UnixMilli()), lua(text, 59, 65))
+	require.Equal(t, number(r.Deadline.UnixMilli()), lua(text, 66, 72))
+	require.Equal(t, "abcdef", lua(text, 74, 79))
+	require.Equal(t, "GHIJKL", lua(text, 80, 85))
+	require.Equal(t, byte('"'), text[85])
+	require.Equal(t, 6, redisscript.MarkLength)
+
+	now := time.UnixMilli(1700000005000)
+	stone := r.tombstone(now, now.Add(time.Minute))
+	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 73, 73))
+	for f := range flagsEnd {
+		r.Persistent, r.Secure, r.OwnIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagOwnIdle != 0
+		require.NotEqual(t, "3", lua(string(r.appendStored(nil)), 73, 73))
+	}
+}
+
+func TestRecordRoundTrip(t *testing.T) {
+	for f := range flagsEnd {
+		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
+		r.Persistent, r.Secure, r.Revoked, r.OwnIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagOwnIdle != 0
+		if r.Revoked { // a tombstone has no other flag
+			r.Persistent, r.Secure, r.OwnIdle = false, false, false
+		}
+		sealed, err := parseSealed(string(r.appendSealed(nil)))
+		require.NoError(t, err)
+		require.Equal(t, r, sealed)
+
+		r.marks = strings.Repeat("mark-0", f)
+		unmarked, err := parseSealed(string(r.appendSealed(nil)))
+		require.NoError(t, err)
+		require.Equal(t, sealed, unmarked, "marks stay on the server")
+
+		text, err := json.Marshal(r)
+		require.NoError(t, err)
+		require.NotContains(t, string(text), r.Token)
+		var stored Record
+		require.NoError(t, json.Unmarshal(text, &stored))
+		require.Empty(t, stored.Token)
+		stored.Token = r.Token
+		require.Equal(t, r, &stored)
+	}
+}
+
+func TestRecordCapsWhatDoesNotFit(t *testing.T) {
+	r := testRecord()
+	r.Version, r.Created, r.Idle = math.MaxInt64, time.Time{}, math.MaxInt64
+	r.Expires, r.Deadline = time.Unix(1<<40, 0), time.Unix(1<<40, 0)
+	got, err := parseStored(string(r.appendStored(nil)))
+	require.NoError(t, err)
+	require.EqualValues(t, maxNumber, got.Version)
+	require.Equal(t, int64(0), got.Created.UnixMilli())
+	require.Equal(t, maxNumber*time.Millisecond, got.Idle)
+	require.Equal(t, int64(maxNumber), got.Expires.UnixMilli())
+	require.Equal(t, int64(maxNumber), got.Deadline.UnixMilli())
+}
+
+func TestP13_RecordsThatAreNotOurs(t *testing.T) {
+	good := string(testRecord("k").appendStored(nil))
+	_, err := parseStored(good)
+	require.NoError(t, err)
+	for i := range len(good) { // cut anywhere
+		_, err := parseStored(good[:i])
+		require.Error(t, err, "%q", good[:i])
+	}
+	number := func(at int, digits string) string { return good[:at] + digits + good[at+len(digits):] }
+	for name, text := range map[string]string{
+		"empty":               "",
+		"null":                "null",
+		"a sealed record":     string(testRecord("k").appendSealed(nil)),
+		"trailing bytes":      good + " ",
+		"leading space":       " " + good,
+		"format 0":            number(36, "0"),
+		"format 2":            number(36, "2"),
+		"digit":               number(40, "+"),
+		"digit outside ASCII": number(40, "\xff"),
+		"version 0":           number(37, "-------"), // which means "new" to a store: it would never be written
+		"flags":               number(72, "z"),
+		"flag of later":       number(72, "F"),
+		"mark too short":      strings.Replace(good, `","s"`, `abcde","s"`, 1),
+		"id with quote":       number(7, `"`),
+		"id with newline":     number(7, "\n"),
+		"space after s":       strings.Replace(good, `"s":`, `"s": [`, 1),
+		"values an array":     strings.Replace(good, `{"k":0}`, `["k",0]`, 1),
+		"values missing":      strings.Replace(good, `,"s":{"k":0}`, ``, 1),
+		"value no JSON":       strings.Replace(good, `:0}`, `:00}`, 1),
+		"value missing":       strings.Replace(good, `:0}`, `:}`, 1),
+		"another member":      strings.Replace(good, `{"k":0}`, `{"k":0},"x":1`, 1),
+	} {
+		r, err := parseStored(text)
+		require.ErrorIs(t, err, errUndecodable, name)
+		require.Nil(t, r, name)
+		kept := testRecord("kept")
+		require.Error(t, kept.UnmarshalJSON([]byte(text)), name)
+		require.Equal(t, testRecord("kept"), kept, "a record that cannot be read changes nothing")
+	}
+	sealed := string(testRecord("k").appendSealed(nil))
+	loose := strings.Replace(sealed, "ODw", "ODx", 1)
+	_, err = parseSealed(loose)
+	require.ErrorIs(t, err, errUndecodable, "a token with loose bits")
+}
+
+func TestRecordValues(t *testing.T) {
+	r := testRecord("a", "b", "c")
+	r.SetValue("b", json.RawMessage(`"x"`))
+	r.SetValue("d", json.RawMessage(`null`))
+	r.delete("a")
+	r.delete("nothing")
+	var keys []string
+	for k, v := range r.Values() {
+		keys = append(keys, k+"="+string(v))
+	}
+	require.Equal(t, []string{`b="x"`, "c=2", "d=null"}, keys)
+	for range r.Values() {
+		break
+	}
+	v, ok := r.Value("d")
+	require.True(t, ok)
+	require.Equal(t, "null", string(v))
+	_, ok = r.Value("a")
+	require.False(t, ok)
+
+	c := r.clone()
+	c.set("b", "1")
+	c.delete("c")
+	v, _ = r.Value("b")
+	require.Equal(t, `"x"`, string(v), "a clone is apart")
+	require.Len(t, r.values, 3)
+	require.Equal(t, []jsonindex.Entry{{Key: "b", Raw: "1"}, {Key: "d", Raw: "null"}}, c.values)
+}
+
+func TestMarks(t *testing.T) {
+	seen := map[string]bool{}
+	var marks string
+	for range 1000 {
+		mark := newMark()
+		require.Len(t, mark, markLength)
+		require.False(t, seen[mark])
+		seen[mark] = true
+		for i := range len(mark) {
+			require.GreaterOrEqual(t, digitValue[mark[i]], int8(0))
+		}
+		marks += mark
+		require.True(t, hasMark(marks, mark))
+	}
+	require.False(t, hasMark("abcdefGHIJKL", "cdefGH"), "a mark stands at its place or nowhere")
+	require.False(t, hasMark("abcdefGHI", "GHI"))
+	require.False(t, hasMark("", "abcdef"))
+
+	now := time.UnixMilli(1700000000000)
+	rest := now.UnixMilli() - markWindow.Milliseconds() // the oldest base that still counts
+	require.Equal(t, (maxMarks-1)*markLength, markRoom(rest, now))
+	require.Equal(t, (maxMarks-1)*markLength, markRoom(now.UnixMilli()+5, now), "also when the clock goes back")
+	require.Zero(t, markRoom(rest-1, now), "nobody repeats a write of long ago")
+	require.Zero(t, markRoom(0, now), "a new record has no earlier marks")
+
+	r := testRecord("k")
+	r.marks = strings.Repeat("abcdef", maxMarks)
+	got, err := parseStored(string(r.appendStored(nil)))
+	require.NoError(t, err)
+	require.Equal(t, r.marks, got.marks)
+}
+
+// The header that the save script puts together from two records is one that parses, with the oldest marks gone.
+func TestMarksInRedis(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	defer rdb.Close()
+	ctx := context.Background()
+	r := testRecord("k")
+	r.Version = time.Now().UnixMilli()
+	store, err := NewRedisStore(rdb, RedisStoreConfig{TTL: time.Hour})
+	require.NoError(t, err)
+	_, err = store.Save(ctx, "session", r, 0)
+	require.NoError(t, err)
+	var marks string
+	for range maxMarks + 20 {
+		marks += r.marks
+		base := r.Version
+		r.Version++
+		r.set("k", fmt.Sprint(r.Version))
+		_, err = store.Save(ctx, "session", r, base)
+		require.NoError(t, err)
+	}
+	marks += r.marks
+	got, err := store.Load(ctx, "session", r.Token)
+	require.NoError(t, err)
+	require.Equal(t, marks[len(marks)-maxMarks*markLength:], got.marks)
+	require.Equal(t, r.values, got.values)
+	require.Equal(t, r.Version, got.Version)
+
+	now := time.Now()
+	touched := got.clone()
+	touched.Idle, touched.Expires = 2*time.Hour, now.Add(2*time.Hour).Truncate(time.Millisecond)
+	_, err = store.Touch(ctx, "session", touched)
+	require.NoError(t, err)
+	again, err := store.Load(ctx, "session", r.Token)
+	require.NoError(t, err)
+	require.Equal(t, touched.Expires.UnixMilli(), again.Expires.UnixMilli())
+	again.Expires = touched.Expires
+	require.Equal(t, touched, again, "a touch changes the idle timeout and the expiry, and nothing else")
+}
+
+func TestVersionsGrow(t *testing.T) {
+	now := time.UnixMilli(1700000000000)
+	require.Equal(t, now.UnixMilli(), nextVersion(0, now))
+	require.Equal(t, now.UnixMilli()+1, nextVersion(now.UnixMilli(), now))
+	require.Equal(t, now.UnixMilli()+11, nextVersion(now.UnixMilli()+10, now), "also when the clock goes back")
+}
