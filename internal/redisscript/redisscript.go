@@ -30,12 +30,13 @@ const (
 //	ARGV[5]  how many characters of the earlier marks to keep
 //
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
-// the second run finds its mark, also if others have written since, and answers Done.
+// the second run finds its mark, also if others have written since, and answers Done. A tombstone is never replaced: it
+// may have the version of the record that it took the place of, if both were written in the same millisecond.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
 local marks = string.sub(current, 74, (string.find(current, '"', 74, true) or 74) - 1)
-if string.sub(current, 38, 44) ~= ARGV[1] then
+if string.sub(current, 38, 44) ~= ARGV[1] or string.sub(current, 73, 73) == '3' then
   for i = 1, #marks, 6 do
     if string.sub(marks, i, i + 5) == ARGV[4] then return 1 end
   end
