@@ -37,9 +37,10 @@ type Store interface {
 	// store gives [ErrTooLarge]. A store where the client holds the state cannot compare, and always writes.
 	Save(ctx context.Context, name string, rec *Record, base int64) (token string, err error)
 
-	// Touch renews only the expiry of a record, to rec.Expires, if it is still there with rec.Version; the values in the
-	// store stay as they are, and nothing is ever created. A record that is no longer there, or is a tombstone, gives
-	// ErrGone; a newer one gives nil, because the write that made it has renewed it too.
+	// Touch renews only the expiry of a record, to rec.Expires, and the idle timeout from which it was made, to rec.Idle,
+	// if the record is still there with rec.Version; the values in the store stay as they are, and nothing is ever
+	// created. A record that is no longer there, or is a tombstone, gives ErrGone; a newer one gives nil, because the
+	// write that made it has renewed it too.
 	Touch(ctx context.Context, name string, rec *Record) (token string, err error)
 
 	// Delete removes the record, whatever its version. That there is none is not an error.

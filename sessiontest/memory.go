@@ -121,7 +121,7 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 	if current.Version != rec.Version {
 		return rec.Token, nil // the write that made it has renewed it
 	}
-	current.Expires = rec.Expires
+	current.Expires, current.Idle = rec.Expires, rec.Idle
 	text, err := json.Marshal(current)
 	if err != nil {
 		return "", errValue

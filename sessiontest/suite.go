@@ -89,7 +89,7 @@ var cases = []struct {
 	{"a tombstone stops every late write", onServer, testTombstoneStops},
 	{"a tombstone stops a late write of the same version", onServer, testTombstoneSameVersion},
 	{"a tombstone expires", onServer, testTombstoneExpires},
-	{"Touch moves the expiry and nothing else", onServer, testTouch},
+	{"Touch moves the expiry, and the idle timeout with it, and nothing else", onServer, testTouch},
 	{"Touch renews the lifetime", onServer, testTouchRenews},
 	{"Touch into the past keeps nothing alive", onServer, testTouchPast},
 	{"Touch of a newer record is not an error and changes nothing", onServer, testTouchNewer},
@@ -904,14 +904,14 @@ func testTouch(s *checked) {
 	rec.Persistent, rec.OwnIdle = true, true
 	s.create(rec)
 	want := copyOf(rec)
-	want.Expires = rec.Expires.Add(time.Minute)
+	want.Expires, want.Idle = rec.Expires.Add(time.Minute), 31*time.Minute
 
 	given := blank(rec) // what else it says must not reach the store
-	given.Expires, given.Idle, given.Persistent, given.Secure, given.OwnIdle = want.Expires, time.Second, false, true, false
+	given.Expires, given.Idle, given.Persistent, given.Secure, given.OwnIdle = want.Expires, want.Idle, false, true, false
 	given.SetValue("who", json.RawMessage(`"`+secret+` of a touch"`))
 	given.SetValue("more", json.RawMessage(`1`))
 	s.touch("of a record", given)
-	s.want("after Touch: only Expires may have changed", rec.Token, want)
+	s.want("after Touch: only Expires and Idle may have changed", rec.Token, want)
 
 	next := following(want)
 	s.save("with the version that was touched as its base: Touch does not change it", next, want.Version)
