@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +51,7 @@ func (st *state) header() http.Header { return st.writer.Header() }
 
 // Failed answers in place of the handler. It implements respwriter.Hooks.
 func (st *state) Failed(w http.ResponseWriter, err error) {
+	addVary(w.Header())
 	a := &answered{ResponseWriter: w}
 	st.m.errorHandler(a, st.r, err)
 	if !a.yes {
@@ -96,6 +99,7 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 	c := change{
 		state: st, s: s, late: late,
 		rec: s.rec, stored: s.stored, dirty: s.dirty, renew: s.renew, ended: s.ended, forget: s.forget, ops: s.ops,
+		touchFailed: s.touchFailed,
 	}
 	now := time.Now()
 	if c.idle(now) {
@@ -159,6 +163,8 @@ type change struct {
 	ended  []*Record
 	forget bool
 	ops    []op
+
+	touchFailed bool
 }
 
 // idle says whether there is nothing to do.
@@ -174,6 +180,9 @@ func (c *change) idle(now time.Time) bool {
 
 // touchDue says whether the idle timeout has run for long enough that sliding it is worth a write.
 func (c *change) touchDue(now time.Time) bool {
+	if c.touchFailed {
+		return false
+	}
 	next := *c.rec
 	next.slide(now)
 	return next.Expires.Sub(c.rec.Expires) >= c.rec.Idle/touchShare
@@ -382,6 +391,9 @@ func (c *change) touch(ctx context.Context, now time.Time) (token string, slid b
 	next.slide(now)
 	token, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
 	if err != nil {
+		c.s.mu.Lock()
+		c.s.touchFailed = true
+		c.s.mu.Unlock()
 		if !errors.Is(err, ErrGone) {
 			c.failed(ctx, EventTouch, c.rec.ID, err)
 		} else {
@@ -509,32 +521,55 @@ func (st *state) setCookie(line string) {
 	h := st.header()
 	h.Add("Set-Cookie", line)
 	var dropped []string
-	for _, name := range [...]string{"Cache-Control", "Expires", "Cdn-Cache-Control", "Cloudflare-Cdn-Cache-Control", "Surrogate-Control", "X-Accel-Expires"} {
-		if asksForCaching(name, h.Values(name)) {
+	for name, values := range h {
+		if !isCacheHeader(name) {
+			continue
+		}
+		if asksForCaching(name, values) {
 			dropped = append(dropped, name)
 		}
-		h.Del(name)
+		delete(h, name)
 	}
 	h.Set("Cache-Control", "no-store")
 	if dropped != nil {
+		slices.Sort(dropped)
 		st.m.emit(st.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: st.m.storeName,
 			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Leave sessions unchanged on pages that are to be cached"})
 	}
 }
 
+// isCacheHeader knows the headers that a cache obeys, for some before Cache-Control: also the targeted ones of RFC 9213,
+// which are those of one CDN or another, and in whatever case a handler wrote them into the map.
+func isCacheHeader(name string) bool {
+	switch name = textproto.CanonicalMIMEHeaderKey(name); name {
+	case "Cache-Control", "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
+		return true
+	}
+	return strings.HasSuffix(name, "Cdn-Cache-Control")
+}
+
 // asksForCaching says whether a header lets a shared cache keep the response. Expires alone is not worth an event.
 func asksForCaching(name string, values []string) bool {
-	switch name {
+	v := strings.ToLower(strings.Join(values, ","))
+	switch textproto.CanonicalMIMEHeaderKey(name) {
 	case "Expires":
 		return false
-	case "Cache-Control":
-		v := strings.ToLower(strings.Join(values, ","))
-		if strings.Contains(v, "private") || strings.Contains(v, "no-store") || strings.Contains(v, "no-cache") {
-			return false
-		}
-		return strings.Contains(v, "public") || strings.Contains(v, "max-age") || strings.Contains(v, "s-maxage")
+	case "X-Accel-Expires":
+		return v != "0"
 	}
-	return len(values) > 0
+	asks := false
+	for directive := range strings.SplitSeq(v, ",") {
+		directive, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
+		switch directive {
+		case "private", "no-store", "no-cache":
+			return false
+		case "public":
+			asks = true
+		case "max-age", "s-maxage", "cache-maxage":
+			asks = asks || strings.Trim(value, `"0 `) != ""
+		}
+	}
+	return asks
 }
 
 // addVary says that the response depends on the cookie, once.

@@ -63,7 +63,7 @@ type Config struct {
 	Logger *slog.Logger
 
 	// Observe, if set, is called for each [Event], in the goroutine of the request: it must be quick and safe for
-	// concurrent use.
+	// concurrent use. The session is not in its context.
 	Observe func(context.Context, Event)
 }
 
@@ -294,13 +294,25 @@ func (st *state) Value(key any) any {
 	return st.Context.Value(key)
 }
 
+// loading is the context of a load: no session is in it, so that an Observe, a log handler or a hook of the store that
+// asks for one gets ErrNoMiddleware, and does not wait for itself.
+type loading struct{ context.Context }
+
+func (l loading) Value(key any) any {
+	v := l.Context.Value(key)
+	if _, ok := v.(*state); ok {
+		return nil
+	}
+	return v
+}
+
 // session loads the session on first use.
 func (st *state) session(ctx context.Context) (Session, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !st.asked {
 		st.asked = true
-		st.checkOrigin(ctx)
+		st.checkOrigin(loading{ctx})
 	}
 	if st.s != nil || st.err != nil {
 		if st.err != nil {
@@ -308,7 +320,7 @@ func (st *state) session(ctx context.Context) (Session, error) {
 		}
 		return st.s, nil
 	}
-	rec, err := st.load(ctx)
+	rec, err := st.load(loading{ctx})
 	if err != nil {
 		if ctx.Err() == nil {
 			st.err = err // an answer cut short by this caller's context says nothing to the next one

@@ -75,6 +75,8 @@ type session struct {
 	forget bool      // Destroy was called: the client's cookie must go
 	ops    []op      // the changes since rec was loaded, to be made again on a newer record
 	gen    uint64    // counts the changes
+
+	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
 }
 
 // limits are the timeouts that the manager gives to its sessions.
@@ -247,13 +249,15 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 }
 
 func (s *session) Renew() {
-	if s.late() {
-		s.warn("Renew: the client cannot be given the new token, the old one stays")
-		return
-	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.renew = s.stored
+	late := s.late() // with the lock: after this, no commit has overlooked it
+	if !late {
+		s.renew = s.stored
+	}
+	s.mu.Unlock()
+	if late {
+		s.warn("Renew: the client cannot be given the new token, the old one stays")
+	}
 }
 
 func (s *session) Destroy() {
