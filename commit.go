@@ -207,7 +207,7 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 		c.tooLate("a new session: its cookie can no longer be sent, so nothing was stored")
 		return "", nil
 	case !c.stored:
-		c.rec.Secure = https
+		c.rec.Secure = https || c.client.secure // also after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)
 		slid = true
 	case c.renew:
