@@ -183,9 +183,8 @@ func (c *change) touchDue(now time.Time) bool {
 	if c.touchFailed {
 		return false
 	}
-	next := *c.rec
-	next.slide(now)
-	return next.Expires.Sub(c.rec.Expires) >= c.rec.Idle/touchShare
+	// Counted without the deadline: the last slide is the one that reaches it, however short.
+	return c.rec.Expires.Before(c.rec.Deadline) && now.Add(c.rec.Idle).Sub(c.rec.Expires) >= c.rec.Idle/touchShare
 }
 
 func (c *change) run(ctx context.Context, now time.Time) (cookie string, err error) {
