@@ -99,10 +99,13 @@ func domainMistake(domain string) string {
 	if len(domain) > 253 {
 		return "is longer than a domain name can be"
 	}
-	if _, err := netip.ParseAddr(domain); err == nil {
+	name := strings.TrimPrefix(domain, ".")
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	_, err := netip.ParseAddr(name)
+	if err == nil || last != "" && strings.Trim(last, "0123456789") == "" { // a name that ends in a number is read as an address
 		return "is an address: a browser takes a Domain only of names; leave it empty"
 	}
-	for label := range strings.SplitSeq(strings.TrimPrefix(domain, "."), ".") {
+	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
 			strings.ContainsFunc(label, func(r rune) bool { return !isAlphanumeric(r) && r != '-' }) {
 			return "is not a domain name: letters, digits and '-' between dots; an international name in its xn-- form"
