@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -554,6 +555,50 @@ func ExampleNewRedisStore() {
 	// has a TTL: true
 	// is JSON: true
 	// sessions: TTL: required: no key is written without one; try 14 * 24 * time.Hour
+}
+
+// The defaults of go-redis wait seconds for a server that is away. A web page cannot.
+func ExampleNewRedisStore_production() {
+	rdb := redis.NewClient(&redis.Options{
+		Addr:                  "redis.internal:6379",
+		ContextTimeoutEnabled: true, // off by default: deadlines of a context are not looked at
+		DialTimeout:           500 * time.Millisecond,
+		ReadTimeout:           300 * time.Millisecond,
+		WriteTimeout:          300 * time.Millisecond,
+		DialerRetries:         1,
+		MaxRetries:            1,
+	})
+	store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	fmt.Println(store != nil, err)
+	// Output: true <nil>
+}
+
+// Behind a proxy that ends TLS: whose word about the scheme counts.
+func ExampleConfig_behindProxies() {
+	store := sessiontest.NewMemoryStore()
+	mgr, err := sessions.New(sessions.Config{
+		Store:          store,
+		ProxyHeader:    "X-Forwarded-Proto",
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := mgr.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("seen", true)
+	}))
+	for _, peer := range []string{"10.20.0.9:50123", "203.0.113.8:50123"} {
+		r := httptest.NewRequest("GET", "http://shop.example/", nil)
+		r.RemoteAddr = peer
+		r.Header.Set("X-Forwarded-Proto", "https")
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		fmt.Println(w.Result().Cookies()[0].Secure)
+	}
+	// Output:
+	// true
+	// false
 }
 
 // To change the secret, put the new one first. Old cookies still open, and each is sealed anew when its session is

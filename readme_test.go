@@ -1,0 +1,91 @@
+package sessions_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/sessiontest"
+)
+
+var userID = sessions.NewKey[int64]("user_id")
+
+func login(w http.ResponseWriter, r *http.Request) {
+	s, err := sessions.Get(r.Context())
+	if err != nil {
+		http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+		return
+	}
+	id, ok := checkPassword(r) // yours
+	if !ok {
+		http.Error(w, "Wrong name or password.", http.StatusForbidden)
+		return
+	}
+	s.Renew() // a new token; the values stay
+	if err := userID.Set(s, id); err != nil {
+		http.Error(w, "Please try again.", http.StatusInternalServerError)
+		return
+	}
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+func logout(w http.ResponseWriter, r *http.Request) {
+	s, err := sessions.Get(r.Context())
+	if err != nil {
+		http.Error(w, "Please try again.", http.StatusServiceUnavailable)
+		return
+	}
+	s.Destroy()
+	http.Redirect(w, r, "/", http.StatusSeeOther)
+}
+
+func checkPassword(r *http.Request) (int64, bool) { return 42, r.PostFormValue("password") == "sesame" }
+
+func TestLogin(t *testing.T) {
+	form := strings.NewReader("name=ada&password=sesame")
+	r, s := sessiontest.WithSession(httptest.NewRequest("POST", "/login", form))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	w := httptest.NewRecorder()
+
+	login(w, r)
+
+	if id, _ := userID.Get(s); id != 42 || !s.Renewed() {
+		t.Errorf("user %d, renewed %v; status %d", id, s.Renewed(), w.Code)
+	}
+}
+
+func TestLogout(t *testing.T) {
+	r, s := sessiontest.WithSession(httptest.NewRequest("POST", "/logout", nil))
+	logout(httptest.NewRecorder(), r)
+	require.True(t, s.Destroyed())
+}
+
+// Every block of Go in the README is code that is compiled and run here, or in the examples.
+func TestReadmeCode(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	var compiled strings.Builder
+	for _, name := range []string{"example_program_test.go", "example_test.go", "readme_test.go"} {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		compiled.WriteString(strings.Join(strings.Fields(string(text)), " "))
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, blocks)
+	for i, block := range blocks {
+		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
+			text := strings.NewReplacer(
+				"package main", "package sessions_test",
+				"func main() {", "// The whole program of the README. It needs a secret in the environment.\nfunc Example() {",
+			).Replace(block[1])
+			require.Contains(t, compiled.String(), strings.Join(strings.Fields(text), " "))
+		})
+	}
+}
