@@ -1,0 +1,309 @@
+package sessions_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
+)
+
+func TestRedisCheckPolicy(t *testing.T) {
+	ctx := context.Background()
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	store := newRedisStore(t, rdb, time.Hour)
+	for _, c := range []struct{ policy, verdict, says string }{
+		{"noeviction", "ok", "nobody is logged out"},
+		{"allkeys-lru", "wrong", "noeviction"},
+		{"allkeys-lfu", "wrong", "noeviction"},
+		{"allkeys-random", "wrong", "noeviction"},
+		{"volatile-lru", "wrong", "people are logged out"},
+		{"volatile-lfu", "wrong", "noeviction"},
+		{"volatile-random", "wrong", "noeviction"},
+		{"volatile-ttl", "wrong", "ended"},
+	} {
+		require.NoError(t, rdb.ConfigSet(ctx, "maxmemory-policy", c.policy).Err())
+		h, err := store.Check(ctx)
+		require.NoError(t, err)
+		require.Equal(t, c.policy, h.Policy)
+		require.Equal(t, c.verdict, h.PolicyVerdict, c.policy)
+		require.Contains(t, h.PolicyReason, c.says)
+	}
+}
+
+func TestRedisCheckFigures(t *testing.T) {
+	ctx := context.Background()
+	server := redistest.Start(t, "--maxmemory", "100mb")
+	rdb := server.Client(t)
+	store := newRedisStore(t, rdb, time.Hour)
+	_, err := store.Save(ctx, "", newRecord(time.Hour, time.Hour), 0)
+	require.NoError(t, err)
+	require.NoError(t, rdb.Set(ctx, "leak", 1, 0).Err())
+	other := redis.NewClient(&redis.Options{Addr: server.Addr, DB: 3})
+	defer other.Close()
+	require.NoError(t, other.Set(ctx, "a", 1, 0).Err())
+	require.NoError(t, other.Set(ctx, "b", 1, 0).Err())
+
+	h, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "master", h.Role)
+	require.Equal(t, 1, h.Nodes)
+	require.Regexp(t, `^\d+\.\d+`, h.Version)
+	require.EqualValues(t, 100<<20, h.MaxMemory)
+	require.Positive(t, h.UsedMemory)
+	require.EqualValues(t, 2, h.Keys, "of the client's own database")
+	require.EqualValues(t, 1, h.KeysWithoutTTL)
+	require.Zero(t, h.EvictedKeys)
+	require.False(t, h.ReplicaReads)
+	require.Len(t, h.Warnings, 1)
+	require.Contains(t, h.Warnings[0], "1 keys have no TTL")
+
+	inOther, err := newRedisStore(t, other, time.Hour).Check(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, inOther.KeysWithoutTTL)
+
+	auto, err := rdb.AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	all, err := newRedisStore(t, auto, time.Hour).Check(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 4, all.Keys, "of all databases: the client does not tell its own")
+	require.EqualValues(t, 3, all.KeysWithoutTTL)
+
+	text, err := json.Marshal(h)
+	require.NoError(t, err)
+	var back sessions.RedisHealth
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, h, back)
+	require.Contains(t, string(text), `"policy_verdict":"ok"`)
+	require.Contains(t, fmt.Sprint(h), "policy            ok: noeviction\n")
+	require.Contains(t, h.String(), "keys without TTL  1\n")
+}
+
+func TestRedisCheckEvicted(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "volatile-lru").Client(t)
+	store := newRedisStore(t, rdb, time.Hour)
+	for range 10 {
+		rec := newRecord(time.Hour, time.Hour)
+		rec.SetValue("v", json.RawMessage(`"`+strings.Repeat("x", 1<<19)+`"`))
+		_, err := store.Save(ctx, "", rec, 0)
+		require.NoError(t, err)
+	}
+	h, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Positive(t, h.EvictedKeys)
+	require.Equal(t, "wrong", h.PolicyVerdict)
+	require.Contains(t, h.String(), "keys were evicted")
+}
+
+func TestRedisCheckUnknown(t *testing.T) {
+	ctx := context.Background()
+	t.Run("INFO is forbidden", func(t *testing.T) {
+		server := redistest.Start(t)
+		require.NoError(t, server.Client(t).Do(ctx, "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-info", "-config").Err())
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "pw"})
+		defer rdb.Close()
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "unknown", h.PolicyVerdict)
+		require.Contains(t, h.PolicyReason, "noeviction")
+	})
+	t.Run("CONFIG is forbidden", func(t *testing.T) {
+		server := redistest.Start(t)
+		require.NoError(t, server.Client(t).Do(ctx, "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-config").Err())
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "pw"})
+		defer rdb.Close()
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "ok", h.PolicyVerdict)
+	})
+	t.Run("miniredis", func(t *testing.T) {
+		rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+		defer rdb.Close()
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err)
+		require.Equal(t, "unknown", h.PolicyVerdict)
+		require.Contains(t, h.String(), "policy            unknown: unknown")
+	})
+	t.Run("nobody answers", func(t *testing.T) {
+		server := redistest.Start(t)
+		rdb := server.Client(t)
+		server.Stop()
+		_, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.ErrorContains(t, err, "sessions: redis: check: ")
+		_, err = newRedisStore(t, rdb, time.Hour).Audit(ctx)
+		require.ErrorContains(t, err, "sessions: redis: audit: ")
+	})
+}
+
+func TestRedisCheckReplica(t *testing.T) {
+	ctx := context.Background()
+	master := redistest.Start(t)
+	host, port, _ := strings.Cut(master.Addr, ":")
+	rdb := redistest.Start(t, "--replicaof", host+" "+port).Client(t)
+	h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "replica", h.Role)
+	require.True(t, h.ReplicaReads)
+	require.Contains(t, h.String(), "connect to the master")
+}
+
+func TestRedisAuditAndRepair(t *testing.T) {
+	const prefix = `a*b?[c]\^{x}-:`
+	ctx := context.Background()
+	server := redistest.Start(t)
+	cluster := redistest.StartCluster(t, 2)
+	second := redistest.Start(t)
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": server.Addr, "two": second.Addr}, DB: 4})
+	defer ring.Close()
+	db2 := redis.NewClient(&redis.Options{Addr: server.Addr, DB: 2})
+	defer db2.Close()
+	auto, err := redistest.Start(t).Client(t).AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	for _, c := range []struct {
+		name  string
+		rdb   redis.Cmdable
+		nodes int
+	}{
+		{"client", db2, 1},
+		{"cluster", redistest.ClusterClient(t, cluster), 2},
+		{"ring", ring, 2},
+		{"auto-pipeline", auto, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, prefix := range []string{"session:", prefix} {
+				store, err := sessions.NewRedisStore(c.rdb, sessions.RedisStoreConfig{TTL: 100 * time.Hour, Prefix: prefix})
+				require.NoError(t, err)
+				auditAndRepair(t, ctx, c.rdb, store, prefix)
+			}
+			h, err := newRedisStore(t, c.rdb, time.Hour).Check(ctx)
+			require.NoError(t, err)
+			require.Equal(t, c.nodes, h.Nodes)
+			require.EqualValues(t, 2*1211, h.Keys, "both prefixes and their neighbours")
+			require.EqualValues(t, 2, h.KeysWithoutTTL)
+		})
+	}
+}
+
+func auditAndRepair(t *testing.T, ctx context.Context, rdb redis.Cmdable, store *sessions.RedisStore, prefix string) {
+	var leaked []string
+	for i := range 1200 {
+		rec := newRecord(time.Hour, 90*time.Hour)
+		rec.Expires = time.Now().Add(time.Duration(i+60) * time.Minute)
+		_, err := store.Save(ctx, "", rec, 0)
+		require.NoError(t, err)
+		if i%100 == 50 {
+			require.NoError(t, rdb.Persist(ctx, prefix+rec.ID).Err())
+			leaked = append(leaked, rec.ID)
+		}
+	}
+	// Ten keys that are not named as ours, and a neighbour whose name would match an unescaped prefix.
+	for i := range 10 {
+		require.NoError(t, rdb.HSet(ctx, fmt.Sprint(prefix, "other", i), "f", "v").Err())
+	}
+	neighbour := strings.NewReplacer("*", "zz", "?", "z", "[c]", "c").Replace(prefix) + "n"
+	if neighbour == prefix+"n" {
+		neighbour = "x" + prefix
+	}
+	require.NoError(t, rdb.Set(ctx, neighbour, 1, 0).Err())
+
+	calls, last := 0, int64(0)
+	a, err := store.Audit(ctx, func(a sessions.RedisAudit) {
+		calls++
+		require.GreaterOrEqual(t, a.Keys, last)
+		last = a.Keys
+	})
+	require.NoError(t, err)
+	require.Greater(t, calls, 1)
+	require.EqualValues(t, 1210, last)
+	require.EqualValues(t, 1210, a.Keys)
+	require.EqualValues(t, 22, a.KeysWithoutTTL)
+	require.EqualValues(t, 10, a.Foreign)
+	require.Zero(t, a.Repaired)
+	require.Zero(t, a.Skipped)
+	require.Len(t, a.SessionIDs, 10)
+	require.Subset(t, leaked, a.SessionIDs)
+	require.InDelta(t, time.Hour, a.ShortestTTL, float64(time.Minute))
+	require.InDelta(t, 1259*time.Minute, a.LongestTTL, float64(time.Minute))
+	text, err := json.Marshal(a)
+	require.NoError(t, err)
+	var back sessions.RedisAudit
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, a, back)
+	require.Contains(t, a.String(), "22\n")
+
+	kept := time.Duration(0)
+	for range 2 {
+		a, err = store.Repair(ctx)
+		require.NoError(t, err)
+		if kept == 0 {
+			require.EqualValues(t, 22, a.Repaired)
+		} else {
+			require.Zero(t, a.Repaired, "a second run finds nothing")
+			require.Zero(t, a.KeysWithoutTTL)
+			require.InDelta(t, 100*time.Hour, a.LongestTTL, float64(time.Minute), "what was repaired")
+			require.InDelta(t, time.Hour, a.ShortestTTL, float64(time.Minute), "the others are as they were")
+		}
+		ttl, err := rdb.PTTL(ctx, prefix+leaked[0]).Result()
+		require.NoError(t, err)
+		require.InDelta(t, 100*time.Hour, ttl, float64(time.Minute))
+		kept = ttl
+	}
+	ttl, err := rdb.PTTL(ctx, neighbour).Result()
+	require.NoError(t, err)
+	require.Negative(t, ttl, "not under the prefix: not ours to change")
+}
+
+// Behind an AutoPipeline of a cluster each SCAN would ask another node.
+func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
+	ctx := context.Background()
+	auto, err := redistest.ClusterClient(t, redistest.StartCluster(t, 2)).AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	store := newRedisStore(t, auto, time.Hour)
+	_, err = store.Audit(ctx)
+	require.ErrorContains(t, err, "give NewRedisStore the ClusterClient itself")
+	h, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Contains(t, h.String(), "one node of a cluster")
+}
+
+func TestRedisCheckReplicaReads(t *testing.T) {
+	ctx := context.Background()
+	servers := redistest.StartCluster(t, 1)
+	for name, change := range map[string]func(*redis.ClusterOptions){
+		"ReadOnly":       func(o *redis.ClusterOptions) { o.ReadOnly = true },
+		"RouteByLatency": func(o *redis.ClusterOptions) { o.RouteByLatency = true },
+		"RouteRandomly":  func(o *redis.ClusterOptions) { o.RouteRandomly = true },
+		"":               func(*redis.ClusterOptions) {},
+	} {
+		h, err := newRedisStore(t, redistest.ClusterClient(t, servers, change), time.Hour).Check(ctx)
+		require.NoError(t, err)
+		require.Equal(t, name != "", h.ReplicaReads, name)
+	}
+}
+
+func TestRedisAuditStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	rdb := redistest.Start(t).Client(t)
+	store := newRedisStore(t, rdb, time.Hour)
+	for range 3000 {
+		_, err := store.Save(ctx, "", newRecord(time.Hour, time.Hour), 0)
+		require.NoError(t, err)
+	}
+	a, err := store.Audit(ctx, func(sessions.RedisAudit) { cancel() })
+	require.ErrorIs(t, err, context.Canceled)
+	require.Less(t, a.Keys, int64(3000))
+	require.Positive(t, a.Keys)
+}
