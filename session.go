@@ -112,17 +112,17 @@ func (l *limits) newRecord(now time.Time) *Record {
 
 // apply holds a record that was loaded to the limits in force now.
 func (l *limits) apply(r *Record) {
-	if d := r.Created.Add(l.absolute); d.Before(r.Deadline) {
-		r.Deadline = d
-	}
 	idle := l.idle
 	if r.OwnIdle {
 		idle = min(r.Idle, l.maxIdle)
 	}
-	if idle < r.Idle && r.Expires.Before(r.Deadline) {
+	if idle < r.Idle && r.Expires.Before(r.Deadline) { // the deadline with which it was made
 		r.Expires = r.Expires.Add(idle - r.Idle)
 	}
 	r.Idle = idle
+	if d := r.Created.Add(l.absolute); d.Before(r.Deadline) {
+		r.Deadline = d
+	}
 	if r.Expires.After(r.Deadline) {
 		r.Expires = r.Deadline
 	}
