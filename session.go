@@ -195,7 +195,6 @@ func (s *session) Set(key string, value any) error {
 func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) error {
 	for {
 		s.mu.Lock()
-		gen := s.gen
 		old, ok := s.rec.raw(key)
 		s.mu.Unlock()
 		raw, err := runUpdate(key, old, ok, fn) // without the lock: fn may use the session
@@ -203,7 +202,7 @@ func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) 
 			return err
 		}
 		s.mu.Lock()
-		if s.gen == gen {
+		if now, is := s.rec.raw(key); now == old && is == ok {
 			s.record(op{kind: opUpdate, key: key, raw: raw, fn: fn}, !ok || old != raw)
 			s.mu.Unlock()
 			return nil
