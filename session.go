@@ -48,7 +48,7 @@ type Session interface {
 
 	// SetLifetime gives this session an idle timeout of its own, in place of Config.IdleTimeout, and says whether its
 	// cookie outlives the browser. It is kept with the session, and never goes past the absolute timeout. An idle of
-	// zero is Config.IdleTimeout; a negative one ends the session with this request.
+	// zero is Config.IdleTimeout; a negative one, or less than a millisecond, ends the session with this request.
 	SetLifetime(idle time.Duration, persistent bool)
 	// Renew gives the session a new token when it is written, and ends the old one in the same commit. Call it when the
 	// rights of the user change, as at login, so that a token planted before is worth nothing after (session fixation;
@@ -238,7 +238,7 @@ func (s *session) Keys() iter.Seq[string] {
 }
 
 func (s *session) SetLifetime(idle time.Duration, persistent bool) {
-	if idle < 0 {
+	if idle < time.Millisecond && idle != 0 {
 		s.Destroy()
 		return
 	}
