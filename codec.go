@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gorilla/securecookie"
 )
@@ -82,6 +83,11 @@ func (l codecList) Open(name, sealed string) ([]byte, error) {
 	return nil, errSeal
 }
 
+func hasNilCodec(c Codec) bool {
+	list, ok := c.(codecList)
+	return isNil(c) || ok && slices.ContainsFunc(list, hasNilCodec)
+}
+
 var errSeal = errors.New("sessions: the seal does not fit")
 
 type secureCookie struct{ sc *securecookie.SecureCookie }
@@ -106,6 +112,9 @@ func newSecureCookie(secret []byte) (*secureCookie, error) {
 }
 
 func (c *secureCookie) Seal(name string, plain []byte) (string, error) {
+	if len(plain) == 0 {
+		return "", errors.New("sessions: there is nothing to seal") // securecookie would, and then not open it
+	}
 	sealed, err := c.sc.Encode(name, bytes.Clone(plain)) // Encode encrypts in place
 	if err != nil {
 		return "", errors.New("sessions: the record cannot be sealed")

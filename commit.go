@@ -253,6 +253,9 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 		m.emit(ctx, Event{Kind: EventCommit, Outcome: OutcomeTooLarge, SessionID: c.rec.ID, Store: m.storeName, Err: err})
 		return "", err
 	}
+	if !fitsCookie(token) { // net/http would drop the bytes, and the session with them
+		return "", c.failed(ctx, EventCommit, c.rec.ID, errNoCookieValue)
+	}
 	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
 	secure := c.useSecure(c.rec.Secure)
 	c.warnInsecure(ctx, secure)

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"net/textproto"
@@ -133,6 +134,19 @@ func hasSecurePrefix(name string) bool {
 // needsSecure says whether a browser drops the cookie without Secure.
 func (c Cookie) needsSecure() bool {
 	return hasSecurePrefix(c.Name) || c.SameSite == http.SameSiteNoneMode || c.Partitioned
+}
+
+var errNoCookieValue = errors.New("sessions: the codec or store made a token with bytes that a cookie value cannot have")
+
+// fitsCookie says whether a value is made of cookie-octets alone (RFC 6265, section 4.1.1).
+func fitsCookie(value string) bool {
+	for i := range len(value) {
+		switch c := value[i]; {
+		case c <= ' ', c >= 0x7f, c == '"', c == ',', c == ';', c == '\\':
+			return false
+		}
+	}
+	return true
 }
 
 // header gives the Set-Cookie line. A zero maxAge makes a cookie for as long as the browser runs, a negative one

@@ -30,6 +30,8 @@ func NewCookieStore(cfg CookieStoreConfig) (*CookieStore, error) {
 	var bad mistakes
 	if isNil(cfg.Codec) {
 		bad.add("Codec", "required: make one with NewSecureCookieCodec")
+	} else if hasNilCodec(cfg.Codec) {
+		bad.add("Codec", "one of those given to Codecs is nil: look at the error of its constructor")
 	}
 	if err := bad.join(); err != nil {
 		return nil, err

@@ -1,0 +1,512 @@
+package sessions_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+)
+
+func codecWith(t testing.TB, secrets ...[]byte) sessions.Codec {
+	t.Helper()
+	codec, err := sessions.NewSecureCookieCodec(secrets...)
+	require.NoError(t, err)
+	return codec
+}
+
+func storeOver(t testing.TB, codec sessions.Codec) *sessions.CookieStore {
+	t.Helper()
+	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+	require.NoError(t, err)
+	return store
+}
+
+// hourRecord gives a record that lives for an hour.
+func hourRecord(values ...string) *sessions.Record {
+	now := time.Now().Truncate(time.Millisecond)
+	r := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMilli(), Created: now, Idle: time.Hour,
+		Expires: now.Add(time.Hour), Deadline: now.Add(2 * time.Hour)}
+	r.ID, _ = sessions.TokenID(r.Token)
+	for i, v := range values {
+		r.SetValue(fmt.Sprint("k", i), []byte(v))
+	}
+	return r
+}
+
+func sealRecord(t testing.TB, store *sessions.CookieStore, name string, r *sessions.Record) string {
+	t.Helper()
+	token, err := store.Save(context.Background(), name, r, 0)
+	require.NoError(t, err)
+	return token
+}
+
+// requireOutcome checks that a token is refused, for this reason.
+func requireOutcome(t testing.TB, want sessions.Outcome, store sessions.Store, name, token string) {
+	t.Helper()
+	rec, err := store.Load(context.Background(), name, token)
+	require.ErrorIs(t, err, sessions.ErrNotFound)
+	var miss *sessions.NotFoundError
+	require.ErrorAs(t, err, &miss)
+	require.Equal(t, want, miss.Outcome)
+	require.Nil(t, rec)
+	if len(token) > 5 {
+		require.NotContains(t, err.Error(), token)
+	}
+}
+
+func TestCodecSealsAndOpens(t *testing.T) {
+	codec := codecWith(t, secretA)
+	for _, plain := range [][]byte{[]byte("x"), bytes.Repeat([]byte("long "), 10000), {0, 255, '|', '\n'}} {
+		kept := bytes.Clone(plain)
+		one, err := codec.Seal("session", plain)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(kept, plain), "Seal does not change its input")
+		two, err := codec.Seal("session", plain)
+		require.NoError(t, err)
+		require.NotEqual(t, one, two, "equal texts must not be seen to be equal")
+		got, err := codec.Open("session", one)
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(plain, got))
+		for i := range len(one) {
+			require.True(t, one[i] > ' ' && one[i] < 0x7f && !strings.ContainsRune(`",;\`, rune(one[i])), "not a cookie value: %q", one)
+		}
+		if len(plain) > 1 {
+			raw, err := base64.URLEncoding.DecodeString(one)
+			require.NoError(t, err)
+			require.NotContains(t, string(raw), string(plain), "encrypted")
+		}
+	}
+}
+
+// securecookie seals nothing into what it does not open.
+func TestCodecRefusesToSealNothing(t *testing.T) {
+	_, err := codecWith(t, secretA).Seal("session", nil)
+	require.Error(t, err)
+}
+
+// Behaviour 26.
+func TestP13_SecretsRotate(t *testing.T) {
+	a, b := codecWith(t, secretA), codecWith(t, secretB)
+	ba, ab := codecWith(t, secretB, secretA), codecWith(t, secretA, secretB)
+	old, err := a.Seal("session", []byte("plain"))
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		codec sessions.Codec
+		opens bool
+	}{
+		"the same": {codecWith(t, secretA), true}, "second": {ba, true}, "first of two": {ab, true}, "another": {b, false},
+		"joined": {sessions.Codecs(b, a), true}, "joined thrice": {sessions.Codecs(b, sessions.Codecs(b, b), sessions.Codecs(b, a)), true},
+		"joined, another": {sessions.Codecs(b, b), false}, "joined alone": {sessions.Codecs(a), true},
+	} {
+		plain, err := c.codec.Open("session", old)
+		if !c.opens {
+			require.Error(t, err, name)
+			require.NotContains(t, err.Error(), old, name)
+			require.Nil(t, plain, name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.Equal(t, "plain", string(plain), name)
+	}
+	fresh, err := sessions.Codecs(ba, a).Seal("session", []byte("plain"))
+	require.NoError(t, err)
+	_, err = b.Open("session", fresh)
+	require.NoError(t, err, "the first seals")
+	_, err = a.Open("session", fresh)
+	require.Error(t, err)
+
+	b1 := newSite(t, storeOver(t, a)).browser()
+	b1.set("k", 1)
+	sealedByA := b1.cookie()
+	next := newSite(t, storeOver(t, ba)).browser().hold(sealedByA)
+	require.Equal(t, "1", next.get("k"))
+	require.Equal(t, sealedByA, next.cookie(), "reading writes nothing")
+	next.set("k", 2)
+	_, err = b.Open("session", next.cookie())
+	require.NoError(t, err, "the next write seals with the first secret")
+}
+
+// Behaviour 25.
+func TestP13_SealsAreBoundToTheirName(t *testing.T) {
+	store := cookieStoreWith(t, secretA)
+	for _, pair := range [][2]string{{"session", "session2"}, {"session", "Session"}, {"a", "__Host-a"}, {"a", "a|1"}, {"a|1", "a"}, {"session", ""}} {
+		for _, p := range [][2]string{pair, {pair[1], pair[0]}} {
+			token := sealRecord(t, store, p[0], hourRecord("1"))
+			_, err := store.Load(context.Background(), p[0], token)
+			require.NoError(t, err)
+			requireOutcome(t, sessions.OutcomeTampered, store, p[1], token)
+		}
+	}
+}
+
+// Behaviour 24, for every bit.
+func TestP13_EveryFlippedBitIsRefused(t *testing.T) {
+	store := cookieStoreWith(t, secretA)
+	token := sealRecord(t, store, "session", hourRecord(`"value"`))
+	require.Less(t, len(token), 400)
+	for i := range len(token) {
+		for bit := range 8 {
+			changed := []byte(token)
+			changed[i] ^= 1 << bit
+			requireOutcome(t, sessions.OutcomeTampered, store, "session", string(changed))
+		}
+	}
+	for i := 1; i < len(token); i++ { // shorter, from either end
+		requireOutcome(t, sessions.OutcomeTampered, store, "session", token[:i])
+		requireOutcome(t, sessions.OutcomeTampered, store, "session", token[i:])
+	}
+	raw, err := base64.URLEncoding.DecodeString(token)
+	require.NoError(t, err)
+	for i := range raw { // and every byte below the base64
+		for _, v := range []byte{0, '|', '0', raw[i] + 1, ^raw[i]} {
+			if raw[i] != v {
+				changed := bytes.Clone(raw)
+				changed[i] = v
+				requireOutcome(t, sessions.OutcomeTampered, store, "session", base64.URLEncoding.EncodeToString(changed))
+			}
+		}
+	}
+}
+
+// A sealed record has one text: what is remembered of a cookie (as in a log of refused ones) cannot be evaded.
+func TestP13_ASealHasOneText(t *testing.T) {
+	store := cookieStoreWith(t, secretA)
+	seen := map[int]bool{}
+	for n := 0; len(seen) < 3; n++ {
+		token := sealRecord(t, store, "session", hourRecord(`"`+strings.Repeat("x", n)+`"`))
+		padding := len(token) - len(strings.TrimRight(token, "="))
+		if seen[padding] {
+			continue
+		}
+		seen[padding] = true
+		body := strings.TrimRight(token, "=")
+		texts := []string{
+			token + "=", token + "==", token + "\n", "\n" + token, token + " ", " " + token, token[:40] + "\r\n" + token[40:],
+			token + "\x00", token + "A", token + "AAAA", "A" + token, `"` + token + `"`, strings.ToLower(token), strings.ToUpper(token),
+		}
+		if padding > 0 {
+			texts = append(texts, body, body+"%3D")
+			last := strings.IndexByte(alphabet, body[len(body)-1])
+			loose := map[int]int{1: 3, 2: 15}[padding] // the bits of the last character that no byte uses
+			for bits := 1; bits <= loose; bits++ {
+				texts = append(texts, body[:len(body)-1]+string(alphabet[last|bits])+token[len(body):])
+			}
+		}
+		if std := strings.NewReplacer("-", "+", "_", "/").Replace(token); std != token {
+			texts = append(texts, std)
+		}
+		for _, text := range texts {
+			requireOutcome(t, sessions.OutcomeTampered, store, "session", text)
+		}
+	}
+}
+
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+func TestCodecIsSafeForConcurrentUse(t *testing.T) {
+	codec := sessions.Codecs(codecWith(t, secretB, secretA), codecWith(t, secretA))
+	plain := []byte("the same bytes for all")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				sealed, err := codec.Seal("session", plain)
+				if err == nil {
+					var got []byte
+					if got, err = codec.Open("session", sealed); err == nil && !bytes.Equal(got, plain) {
+						err = errors.New("another text")
+					}
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// Behaviour 27.
+func TestP16_SecretMistakes(t *testing.T) {
+	secretA := sha256.Sum256([]byte("one")) // unlike any word of a message
+	secretB := sha256.Sum256([]byte("two"))
+	short := []byte("q7#Lw!x0Vz@8kR$tB2^mN5&yH1*jF9(")
+	require.Len(t, short, 31)
+	for _, c := range []struct {
+		name    string
+		secrets [][]byte
+		want    []string
+	}{
+		{"none", nil, []string{"secrets"}},
+		{"empty list", [][]byte{}, []string{"secrets"}},
+		{"nil", [][]byte{nil}, []string{"secrets[0]"}},
+		{"empty", [][]byte{{}}, []string{"secrets[0]"}},
+		{"short", [][]byte{short}, []string{"secrets[0]"}},
+		{"short second", [][]byte{secretA[:], short}, []string{"secrets[1]"}},
+		{"twice", [][]byte{secretA[:], secretA[:]}, []string{"secrets[1]"}},
+		{"twice with another between", [][]byte{secretA[:], secretB[:], secretA[:]}, []string{"secrets[2]"}},
+		{"all at once", [][]byte{short, secretA[:], nil, secretA[:], secretB[:], short}, []string{"secrets[0]", "secrets[2]", "secrets[3]", "secrets[5]"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			codec, err := sessions.NewSecureCookieCodec(c.secrets...)
+			require.Nil(t, codec)
+			require.Equal(t, c.want, configFields(t, err))
+			for _, s := range c.secrets {
+				requireNothingOf(t, err.Error(), s)
+			}
+		})
+	}
+	_, err := sessions.NewSecureCookieCodec(append(short, '.'))
+	require.NoError(t, err, "32 bytes are enough")
+
+	// The secret is copied: changing it afterwards changes nothing.
+	secret := bytes.Clone(secretA[:])
+	codec := codecWith(t, secret)
+	clear(secret)
+	sealed, err := codec.Seal("session", []byte("x"))
+	require.NoError(t, err)
+	_, err = codecWith(t, secretA[:]).Open("session", sealed)
+	require.NoError(t, err)
+}
+
+func TestP16_CodecMistakes(t *testing.T) {
+	a := codecWith(t, secretA)
+	for name, codec := range map[string]sessions.Codec{
+		"nil": nil, "Codecs(nil)": sessions.Codecs(nil), "nil older": sessions.Codecs(a, nil), "nil first": sessions.Codecs(nil, a),
+		"nil deep": sessions.Codecs(a, sessions.Codecs(a, nil)), "nil pointer": (*hexCodec)(nil), "nil pointer, older": sessions.Codecs(a, (*hexCodec)(nil)),
+	} {
+		store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+		require.Nil(t, store, name)
+		require.Equal(t, []string{"Codec"}, configFields(t, err), name)
+	}
+}
+
+// requireNothingOf checks that a text holds no part of a secret in any usual spelling.
+func requireNothingOf(t testing.TB, text string, secret []byte) {
+	t.Helper()
+	if len(secret) < 8 {
+		return
+	}
+	for i := 0; i+8 <= len(secret); i++ {
+		part := secret[i : i+8]
+		for _, s := range []string{string(part), hex.EncodeToString(part), strings.ToUpper(hex.EncodeToString(part)), fmt.Sprint(part)} {
+			require.False(t, strings.Contains(text, s), "a part of a secret")
+		}
+	}
+	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		for skip := range 3 {
+			require.False(t, strings.Contains(text, enc.EncodeToString(secret[skip:])[:10]), "a part of a secret")
+		}
+	}
+}
+
+// hexCodec is somebody's own codec: hexadecimal, without a seal. Tests only.
+type hexCodec struct {
+	make func(string) string
+	err  error
+}
+
+func (c *hexCodec) Seal(name string, plain []byte) (string, error) {
+	text := hex.EncodeToString(append([]byte(name+"|"), plain...))
+	if c.make != nil {
+		text = c.make(text)
+	}
+	return text, c.err
+}
+
+func (c *hexCodec) Open(name, sealed string) ([]byte, error) {
+	b, err := hex.DecodeString(sealed)
+	if err != nil {
+		return nil, err
+	}
+	plain, ok := bytes.CutPrefix(b, []byte(name+"|"))
+	if !ok {
+		return nil, errors.New("another name: " + sealed)
+	}
+	return plain, nil
+}
+
+func TestThirdPartyCodec(t *testing.T) {
+	b := newSite(t, storeOver(t, &hexCodec{})).browser()
+	b.set("k", "v")
+	require.Equal(t, `"v"`, b.get("k"))
+	raw, err := hex.DecodeString(b.cookie())
+	require.NoError(t, err)
+	require.True(t, strings.HasPrefix(string(raw), `session|{"t":"`), "%s", raw)
+
+	moved := newSite(t, storeOver(t, sessions.Codecs(codecWith(t, secretA), &hexCodec{}))).browser().hold(b.cookie())
+	require.Equal(t, `"v"`, moved.get("k"))
+	moved.set("k", "w")
+	_, err = codecWith(t, secretA).Open("session", moved.cookie())
+	require.NoError(t, err)
+}
+
+// What a codec or store hands out that no cookie can hold is an error, and not a session that is lost in silence.
+func TestP12_TokensThatNoCookieCanHold(t *testing.T) {
+	for _, bad := range []string{" ", ",", ";", `"`, `\`, "\r\n", "\x00", "\x7f", "\u00e9"} {
+		s := newSite(t, storeOver(t, &hexCodec{make: func(text string) string { return text[:9] + bad + text[9:] }}))
+		r := s.browser().try(func(s sessions.Session) { _ = s.Set("k", 1) })
+		require.Equal(t, http.StatusServiceUnavailable, r.status, "%q", bad)
+		require.Empty(t, r.header["Set-Cookie"])
+		require.Len(t, s.events.with(sessions.OutcomeError), 1)
+	}
+	// A codec that cannot seal fails the response (P05).
+	s := newSite(t, storeOver(t, &hexCodec{err: errors.New("no key")}))
+	r := s.browser().try(func(s sessions.Session) { _ = s.Set("k", 1) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Empty(t, r.header["Set-Cookie"])
+}
+
+// securecookie's own clock of 30 days is off: the record's expiry alone counts.
+func TestTheSealHasNoClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := cookieStoreWith(t, secretA)
+		r := hourRecord("1")
+		year := 366 * 24 * time.Hour
+		r.Expires, r.Deadline = r.Created.Add(year), r.Created.Add(year)
+		token := sealRecord(t, store, "session", r)
+		time.Sleep(year - time.Millisecond)
+		_, err := store.Load(t.Context(), "session", token)
+		require.NoError(t, err)
+		time.Sleep(time.Millisecond)
+		requireOutcome(t, sessions.OutcomeExpired, store, "session", token)
+		_, err = store.Save(t.Context(), "session", r, r.Version)
+		require.ErrorIs(t, err, sessions.ErrGone, "what has expired is not sealed again")
+	})
+	// Nor does a seal from the future matter, as when the clocks of replicas differ.
+	var future string
+	store := cookieStoreWith(t, secretA)
+	r := hourRecord("1") // of the real time, which is after that of the bubble
+	synctest.Test(t, func(t *testing.T) { future = sealRecord(t, store, "session", r) })
+	_, err := store.Load(t.Context(), "session", future)
+	require.NoError(t, err)
+}
+
+// sizedCodec seals into a text of a given length, and keeps the record.
+type sizedCodec struct {
+	length int
+	mu     sync.Mutex
+	plain  map[string][]byte
+}
+
+func (c *sizedCodec) Seal(name string, plain []byte) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plain == nil {
+		c.plain = map[string][]byte{}
+	}
+	text := fmt.Sprintf("%0*d", c.length, len(c.plain))
+	c.plain[text] = bytes.Clone(plain)
+	return text, nil
+}
+
+func (c *sizedCodec) Open(_, sealed string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if plain, ok := c.plain[sealed]; ok {
+		return plain, nil
+	}
+	return nil, errors.New("unknown")
+}
+
+func TestP13_FourKilobytes(t *testing.T) {
+	ctx := t.Context()
+	for _, name := range []string{"session", "__Host-a-much-longer-name-for-the-same-thing"} {
+		codec := &sizedCodec{length: 4096 - len(name)}
+		store := storeOver(t, codec)
+		token, err := store.Save(ctx, name, hourRecord(), 0)
+		require.NoError(t, err)
+		require.Equal(t, 4096, len(name)+len(token))
+		_, err = store.Load(ctx, name, token)
+		require.NoError(t, err)
+
+		codec.length++
+		_, err = store.Save(ctx, name, hourRecord(), 0)
+		require.ErrorIs(t, err, sessions.ErrTooLarge)
+		require.ErrorContains(t, err, "4097")
+		require.ErrorContains(t, err, "4096")
+
+		// A browser would not have kept it, so it is not from us: the codec is not asked.
+		tooLong, _ := codec.Seal(name, codec.plain[token])
+		requireOutcome(t, sessions.OutcomeMalformed, store, name, tooLong)
+	}
+
+	// The same through the middleware: nothing is sent but the error page, and the old cookie stays.
+	s := newSite(t, cookieStoreWith(t, secretA))
+	b := s.browser()
+	b.set("k", "small")
+	before := b.cookie()
+	r := b.try(func(s sessions.Session) { _ = s.Set("big", strings.Repeat("x", 4096)) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Empty(t, r.header["Set-Cookie"])
+	require.Equal(t, before, b.cookie())
+	require.Equal(t, `"small"`, b.get("k"))
+	require.Len(t, s.events.with(sessions.OutcomeTooLarge), 1)
+	require.Len(t, s.log.lines("does not fit a cookie"), 1)
+
+	// The largest value that fits does, and comes back.
+	fits := 0
+	for low, high := 0, 4096; low < high; {
+		n := (low + high + 1) / 2
+		if b.try(func(s sessions.Session) { _ = s.Set("big", strings.Repeat("x", n)) }).status == http.StatusOK {
+			low, fits = n, n
+		} else {
+			high = n - 1
+		}
+	}
+	require.Greater(t, fits, 2000, "what is left of 4096 bytes after base64 twice")
+	require.Equal(t, `"`+strings.Repeat("x", fits)+`"`, b.get("big"))
+}
+
+// Too long a cookie is refused before anything is decoded, and a good one behind it still counts.
+func TestP13_AnOversizedCookieBesideAGoodOne(t *testing.T) {
+	s := newSite(t, cookieStoreWith(t, secretA))
+	b := s.browser()
+	b.set("k", 1)
+	var got string
+	r := b.raw(func(s sessions.Session) { got = value(t, s, "k") }, "session="+strings.Repeat("A", 5000), "session="+b.cookie())
+	require.Equal(t, http.StatusOK, r.status)
+	require.Equal(t, "1", got)
+	require.Len(t, s.events.with(sessions.OutcomeMalformed), 1)
+}
+
+// Printing what a handler has at hand shows neither token nor values.
+func TestP11_PrintingASessionOrItsContext(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: cookieStoreWith(t, secretA)})
+	require.NoError(t, err)
+	b := newSite(t, cookieStoreWith(t, secretA)).browser()
+	b.set("secret_key", "secret_value")
+	req := httptest.NewRequest("GET", "/", nil)
+	req.Header.Set("Cookie", "session="+b.cookie())
+	mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Set("secret_key2", "secret_value2"))
+		ctx := context.WithValue(r.Context(), secretsKey{}, 1)
+		for _, v := range []any{s, r.Context(), ctx} {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+				text := fmt.Sprintf(verb, v)
+				require.NotContains(t, text, "secret_", verb)
+				require.NotContains(t, text, b.cookie(), verb)
+			}
+		}
+		require.Equal(t, "session "+s.ID(), fmt.Sprint(s))
+	})).ServeHTTP(httptest.NewRecorder(), req)
+}
+
+type secretsKey struct{}
