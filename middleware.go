@@ -3,6 +3,8 @@ package sessions
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -281,6 +283,9 @@ type clientState struct {
 	persistent bool
 	secure     bool
 }
+
+// Format keeps what prints a context from printing the client's token.
+func (st *state) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "sessions.Manager.Wrap") }
 
 func (st *state) Value(key any) any {
 	switch k := key.(type) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"slices"
 	"sync"
@@ -134,6 +135,9 @@ func (s *session) ID() string {
 	s.name()
 	return s.rec.ID
 }
+
+// Format keeps what prints a session from printing its token and values.
+func (s *session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session "+s.ID()) }
 
 // name gives a new session its token, when somebody first needs it.
 func (s *session) name() {

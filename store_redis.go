@@ -93,7 +93,7 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
 	case err != nil:
-		return nil, fmt.Errorf("sessions: redis: load: %w", err)
+		return nil, &redisError{"load", err}
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
@@ -133,13 +133,13 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	switch {
 	case base == 0 && rec.Revoked:
 		if err := s.rdb.Set(ctx, key, text, ttl).Err(); err != nil {
-			return "", fmt.Errorf("sessions: redis: save: %w", err)
+			return "", &redisError{"save", err}
 		}
 		return rec.Token, nil
 	case base == 0:
 		created, err := s.rdb.SetNX(ctx, key, text, ttl).Result()
 		if err != nil {
-			return "", fmt.Errorf("sessions: redis: save: %w", err)
+			return "", &redisError{"save", err}
 		}
 		if created {
 			return rec.Token, nil
@@ -148,7 +148,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	}
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, markRoom(base, now)).Result()
 	if err != nil {
-		return "", fmt.Errorf("sessions: redis: save: %w", err)
+		return "", &redisError{"save", err}
 	}
 	switch answer := answer.(type) {
 	case int64:
@@ -170,7 +170,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (stri
 	case errors.Is(err, redis.Nil):
 		return "", ErrGone
 	case err != nil:
-		return "", fmt.Errorf("sessions: redis: save: %w", err)
+		return "", &redisError{"save", err}
 	}
 	current, _ := s.parse(rec.ID, text)
 	if current != nil && hasMark(current.marks, mark) {
@@ -192,6 +192,25 @@ func (s *RedisStore) conflict(rec *Record, text string) error {
 	return &ConflictError{Current: current}
 }
 
+// redisError says what failed, and why without what is secret.
+type redisError struct {
+	op    string
+	cause error
+}
+
+func (e *redisError) Unwrap() error { return e.cause }
+
+// Error leaves out what Redis and its client quote of the command or the reply: session keys and values may be in it.
+func (e *redisError) Error() string {
+	cause := e.cause.Error()
+	if before, _, cut := strings.Cut(cause, ", with args beginning with"); cut {
+		cause = before
+	} else if strings.HasPrefix(cause, "redis: ") && strings.ContainsRune(cause, '"') {
+		cause = "the reply cannot be understood"
+	}
+	return "sessions: redis: " + e.op + ": " + cause
+}
+
 func hasMark(marks, mark string) bool {
 	for ; len(marks) >= markLength; marks = marks[markLength:] {
 		if strings.HasPrefix(marks, mark) {
@@ -211,7 +230,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		string(appendNumber(nil, rec.Version)),
 		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli())), ms).Int64()
 	if err != nil {
-		return "", fmt.Errorf("sessions: redis: touch: %w", err)
+		return "", &redisError{"touch", err}
 	}
 	if answer == redisscript.Missing {
 		return "", ErrGone
@@ -222,7 +241,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 // Delete removes the key. It implements [Store].
 func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 	if err := s.rdb.Del(ctx, s.key(rec.ID)).Err(); err != nil {
-		return fmt.Errorf("sessions: redis: delete: %w", err)
+		return &redisError{"delete", err}
 	}
 	return nil
 }
