@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -346,6 +347,10 @@ func runUpdate(key, old string, ok bool, fn func(json.RawMessage) (any, error)) 
 
 var errKey = errors.New("sessions: a key must be valid UTF-8")
 
+// maxNesting is what package json reads, less the two levels of the record. It writes deeper values than it reads, and
+// one of them would make the whole session unreadable.
+const maxNesting = 10000 - 2
+
 // encode gives the JSON text of a value. Its errors name the type, and not the value.
 func encode(key string, value any) (string, error) {
 	if !utf8.ValidString(key) {
@@ -354,6 +359,9 @@ func encode(key string, value any) (string, error) {
 	raw, err := json.Marshal(value)
 	if err != nil {
 		return "", fmt.Errorf("sessions: a value of type %T cannot be encoded as JSON", value)
+	}
+	if bytes.Count(raw, []byte("["))+bytes.Count(raw, []byte("{")) > maxNesting && !json.Valid(slices.Concat([]byte("[["), raw, []byte("]]"))) {
+		return "", fmt.Errorf("sessions: a value of type %T is nested deeper than package json reads", value)
 	}
 	return string(raw), nil
 }
