@@ -190,13 +190,18 @@ func (cfg *Config) check() error {
 	return bad.join()
 }
 
-// isNil sees through an interface to a nil pointer, such as that of a constructor whose error was not looked at.
+// isNil sees through an interface to a nil pointer, such as that of a constructor whose error was not looked at, or to a
+// nil function, such as http.HandlerFunc(nil).
 func isNil(v any) bool {
 	if v == nil {
 		return true
 	}
 	rv := reflect.ValueOf(v)
-	return rv.Kind() == reflect.Pointer && rv.IsNil()
+	switch rv.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan:
+		return rv.IsNil()
+	}
+	return false
 }
 
 // answerError is the default ErrorHandler.
