@@ -218,7 +218,7 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 		token, err = c.save(ctx, now)
 		slid = true
 	case c.touchDue(now):
-		token, slid = c.touch(ctx, now)
+		token, slid = c.touch(ctx, now, https)
 	}
 	if err != nil {
 		return "", err
@@ -385,13 +385,14 @@ func pause(ctx context.Context, attempt int) error {
 }
 
 // touch slides the expiry. That it cannot is no reason to fail a request that only read: the session is still there.
-func (c *change) touch(ctx context.Context, now time.Time) (token string, slid bool) {
+func (c *change) touch(ctx context.Context, now time.Time, https bool) (token string, slid bool) {
 	if c.late && c.client.token != c.rec.Token {
 		return c.client.token, false // the client holds the record: it can no longer be given another
 	}
 	start := time.Now()
 	next := *c.rec
 	next.slide(now)
+	next.Secure = next.Secure || https // kept where the client holds the record, and gets it again
 	token, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
 	if err != nil {
 		c.s.mu.Lock()
@@ -405,6 +406,9 @@ func (c *change) touch(ctx context.Context, now time.Time) (token string, slid b
 		return c.client.token, false
 	}
 	c.rec.Expires = next.Expires
+	if token != c.client.token {
+		c.rec.Secure = next.Secure
+	}
 	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
 	return token, true
 }
