@@ -245,6 +245,8 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	if c.late {
 		if token != client.token {
 			c.tooLate("the session was changed, but the cookie that carries it can no longer be sent")
+		} else if c.rec.Persistent != client.persistent {
+			c.tooLate("SetLifetime: the lifetime is stored, but the browser cannot be told whether to keep the cookie")
 		}
 		return "", nil
 	}
