@@ -1087,8 +1087,13 @@ func testParallelWriters(s *checked) {
 			}
 		})
 	}
+	var loaded sync.WaitGroup
+	loaded.Add(writers)
 	parallel(writers, func(i int) {
+		ready := sync.OnceFunc(loaded.Done)
 		err := s.change(rec.Token, func(rec *sessions.Record) {
+			ready()
+			loaded.Wait() // each of them holds the first version before any of them saves
 			var n int
 			count, _ := rec.Value("count")
 			if json.Unmarshal(count, &n) != nil {
@@ -1097,6 +1102,7 @@ func testParallelWriters(s *checked) {
 			rec.SetValue("count", json.RawMessage(fmt.Sprint(n+1)))
 			rec.SetValue(fmt.Sprint("writer ", i), json.RawMessage(`true`))
 		})
+		ready()
 		if err != nil {
 			s.t.Errorf("one of %d writers that load, change, save and try again: %v", writers, err)
 		}
