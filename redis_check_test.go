@@ -45,7 +45,7 @@ func TestRedisCheckFigures(t *testing.T) {
 	server := redistest.Start(t, "--maxmemory", "100mb")
 	rdb := server.Client(t)
 	store := newRedisStore(t, rdb, time.Hour)
-	_, err := store.Save(ctx, "", newRecord(time.Hour, time.Hour), 0)
+	_, err := store.Save(ctx, "", newRedisRecord(time.Hour, time.Hour), 0)
 	require.NoError(t, err)
 	require.NoError(t, rdb.Set(ctx, "leak", 1, 0).Err())
 	other := redis.NewClient(&redis.Options{Addr: server.Addr, DB: 3})
@@ -94,7 +94,7 @@ func TestRedisCheckEvicted(t *testing.T) {
 	rdb := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "volatile-lru").Client(t)
 	store := newRedisStore(t, rdb, time.Hour)
 	for range 10 {
-		rec := newRecord(time.Hour, time.Hour)
+		rec := newRedisRecord(time.Hour, time.Hour)
 		rec.SetValue("v", json.RawMessage(`"`+strings.Repeat("x", 1<<19)+`"`))
 		_, err := store.Save(ctx, "", rec, 0)
 		require.NoError(t, err)
@@ -199,7 +199,7 @@ func TestRedisAuditAndRepair(t *testing.T) {
 func auditAndRepair(t *testing.T, ctx context.Context, rdb redis.Cmdable, store *sessions.RedisStore, prefix string) {
 	var leaked []string
 	for i := range 1200 {
-		rec := newRecord(time.Hour, 90*time.Hour)
+		rec := newRedisRecord(time.Hour, 90*time.Hour)
 		rec.Expires = time.Now().Add(time.Duration(i+60) * time.Minute)
 		_, err := store.Save(ctx, "", rec, 0)
 		require.NoError(t, err)
@@ -299,7 +299,7 @@ func TestRedisAuditStops(t *testing.T) {
 	rdb := redistest.Start(t).Client(t)
 	store := newRedisStore(t, rdb, time.Hour)
 	for range 3000 {
-		_, err := store.Save(ctx, "", newRecord(time.Hour, time.Hour), 0)
+		_, err := store.Save(ctx, "", newRedisRecord(time.Hour, time.Hour), 0)
 		require.NoError(t, err)
 	}
 	a, err := store.Audit(ctx, func(sessions.RedisAudit) { cancel() })

@@ -17,7 +17,7 @@ import (
 func TestRedisTouchKeepsIdle(t *testing.T) {
 	ctx := context.Background()
 	store := newRedisStore(t, redistest.Start(t).Client(t), time.Hour*100)
-	rec := newRecord(24*time.Hour, 14*24*time.Hour)
+	rec := newRedisRecord(24*time.Hour, 14*24*time.Hour)
 	_, err := store.Save(ctx, "session", rec, 0)
 	require.NoError(t, err)
 
@@ -39,7 +39,7 @@ func newRedisStore(t testing.TB, rdb redis.Cmdable, ttl time.Duration) *sessions
 	return store
 }
 
-func newRecord(idle, absolute time.Duration) *sessions.Record {
+func newRedisRecord(idle, absolute time.Duration) *sessions.Record {
 	now := time.Now()
 	rec := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMilli(), Created: now, Idle: idle,
 		Expires: now.Add(idle), Deadline: now.Add(absolute)}
