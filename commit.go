@@ -261,6 +261,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
 	secure := c.useSecure(c.rec.Secure)
 	c.warnInsecure(ctx, secure)
+	c.warnDomain(ctx)
 	var maxAge time.Duration
 	if c.rec.Persistent {
 		maxAge = max(time.Second, time.Until(c.rec.Expires))
@@ -487,6 +488,27 @@ func (c *change) warnInsecure(ctx context.Context, secure bool) {
 	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: c.rec.ID,
 		Detail: "the cookie is Secure, but the request from " + peerHost(c.r) + " looks like plain http: a browser on plain http drops it. " +
 			"Behind a proxy that ends TLS, make it send " + c.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
+}
+
+// warnDomain reports a cookie for a domain that the host of the request does not belong to: a browser drops it.
+func (c *change) warnDomain(ctx context.Context) {
+	domain := c.m.cookie.Domain
+	if domain == "" || domainMatches(c.r.Host, domain) {
+		return
+	}
+	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: c.rec.ID,
+		Detail: "Cookie.Domain is " + domain + ", but the request is for " + c.r.Host + ": a browser there drops the cookie. " +
+			"Leave Cookie.Domain empty, or name a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
+}
+
+// domainMatches says whether a browser at this host, with or without a port, takes a cookie for the domain (RFC 6265,
+// section 5.1.3).
+func domainMatches(host, domain string) bool {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
+	}
+	host, domain = strings.ToLower(strings.TrimSuffix(host, ".")), strings.ToLower(strings.TrimPrefix(domain, "."))
+	return host == domain || strings.HasSuffix(host, "."+domain)
 }
 
 // checkOrigin looks for the sign of a proxy chain that loses the scheme: the browser names this host with https, and

@@ -68,6 +68,7 @@ const (
 	OutcomeUntrustedProxy Outcome = "untrusted_proxy" // a proxy header from a peer that is not in TrustedProxies
 	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
 	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain http
+	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not fit the host of the request
 	OutcomeOverridden     Outcome = "overridden"      // the handler's caching headers gave way to no-store
 )
 
@@ -146,6 +147,8 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: the browser is on https, but the request looks like http"
 	case OutcomeInsecure:
 		return slog.LevelWarn, "sessions: a Secure cookie was sent on what looks like plain http"
+	case OutcomeForeignDomain:
+		return slog.LevelWarn, "sessions: a cookie was sent for a domain that is not the request's"
 	case OutcomeOverridden:
 		return slog.LevelWarn, "sessions: caching was switched off for a response that sets the session cookie"
 	}
