@@ -47,10 +47,7 @@ var (
 		return redisStoreOver(t, rdb)
 	}}
 	miniStore = storeCase{name: "miniredis", server: true, network: true, make: func(t *testing.T) sessions.Store {
-		rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
-		t.Cleanup(func() { _ = rdb.Close() })
-		checkTTLs(t, rdb)
-		return redisStoreOver(t, rdb)
+		return redisStoreOver(t, miniClient(t))
 	}}
 
 	stores = []storeCase{memoryStore, cookieStore, redisStore, miniStore}
@@ -519,3 +516,12 @@ func (b *browser) raw(fn func(s sessions.Session), lines ...string) reply {
 }
 
 func noop(sessions.Session) {}
+
+// miniClient returns a client of a miniredis of its own.
+func miniClient(t *testing.T) *redis.Client {
+	t.Helper()
+	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
+	t.Cleanup(func() { _ = rdb.Close() })
+	checkTTLs(t, rdb)
+	return rdb
+}
