@@ -573,6 +573,43 @@ func ExampleNewRedisStore_production() {
 	// Output: true <nil>
 }
 
+// At start, and on a health page: is this Redis fit for sessions?
+func ExampleRedisStore_Check() {
+	store, err := sessions.NewRedisStore(exampleRedis(), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	health, err := store.Check(ctx)
+	if err != nil {
+		log.Fatal(err) // Redis does not answer
+	}
+	if health.PolicyVerdict == "wrong" || len(health.Warnings) > 0 {
+		log.Print(health)
+	}
+	fmt.Println("keys without a TTL:", health.KeysWithoutTTL)
+	// Output: keys without a TTL: 0
+}
+
+// Somebody has written keys that would stay for ever: Audit finds them, Repair gives them a TTL.
+func ExampleRedisStore_Audit() {
+	rdb := exampleRedis()
+	store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx := context.Background()
+	_ = rdb.Set(ctx, "session:by-another-program", "", 0).Err() // 0 is no TTL
+
+	found, err := store.Audit(ctx)
+	fmt.Println(found.KeysWithoutTTL, found.Foreign, err)
+	repaired, err := store.Repair(ctx)
+	fmt.Println(repaired.Repaired, err)
+	// Output:
+	// 1 1 <nil>
+	// 1 <nil>
+}
+
 // Behind a proxy that ends TLS: whose word about the scheme counts.
 func ExampleConfig_behindProxies() {
 	store := sessiontest.NewMemoryStore()

@@ -89,3 +89,16 @@ func TestReadmeCode(t *testing.T) {
 		})
 	}
 }
+
+// Whoever finds an outcome in a log finds it in the README.
+func TestReadmeOutcomes(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	source, err := os.ReadFile("event.go")
+	require.NoError(t, err)
+	outcomes := regexp.MustCompile(`Outcome\w+ +Outcome += "(\w+)"`).FindAllSubmatch(source, -1)
+	require.Greater(t, len(outcomes), 20)
+	for _, o := range outcomes {
+		require.True(t, strings.Contains(string(readme), "`"+string(o[1])+"`"), "%s is not in the README", o[1])
+	}
+}
