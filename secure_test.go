@@ -1,0 +1,404 @@
+package sessions_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/sessiontest"
+)
+
+func TestP12_SecureMatrix(t *testing.T) {
+	const trusted, untrusted = "10.0.0.7:4000", "203.0.113.7:4000"
+	modes := map[sessions.SecureMode]string{sessions.SecureAuto: "auto", sessions.SecureAlways: "always", sessions.DangerouslyNeverSecure: "never"}
+	kinds := map[string]sessions.Cookie{
+		"plain":       {},
+		"host":        {Name: "__Host-session"},
+		"secure":      {Name: "__Secure-session"},
+		"none":        {SameSite: http.SameSiteNoneMode},
+		"partitioned": {Partitioned: true, SameSite: http.SameSiteNoneMode},
+	}
+	headers := map[string]struct {
+		lines []string
+		https bool
+	}{
+		"absent":              {nil, false},
+		"https":               {[]string{"https"}, true},
+		"capitals":            {[]string{" HTTPS "}, true},
+		"on":                  {[]string{"on"}, true},
+		"http":                {[]string{"http"}, false},
+		"https, http":         {[]string{"https, http"}, true},
+		"http, https":         {[]string{"http, https"}, false},
+		"two lines, https":    {[]string{"https", "http"}, true},
+		"two lines, http":     {[]string{"http", "https"}, false},
+		"empty":               {[]string{""}, false},
+		"empty, https":        {[]string{", https"}, false},
+		"wss":                 {[]string{"wss"}, false},
+		"prefix":              {[]string{"httpsx"}, false},
+		"quoted":              {[]string{`"https"`}, false},
+		"of another language": {[]string{"proto=https"}, false},
+	}
+	for mode, modeName := range modes {
+		for kind, cookie := range kinds {
+			if mode == sessions.DangerouslyNeverSecure && kind != "plain" {
+				_, err := sessions.New(sessions.Config{Store: memoryStore.make(t), Secure: mode, Cookie: cookie})
+				require.Error(t, err, "browsers would refuse it: New must")
+				continue
+			}
+			for _, onTLS := range []bool{false, true} {
+				for _, peer := range []string{trusted, untrusted} {
+					for header, h := range headers {
+						name := fmt.Sprintf("%s/%s/tls=%v/%s/%s", modeName, kind, onTLS, peer, header)
+						site := newSite(t, memoryStore.make(t), func(c *sessions.Config) { c.Secure, c.Cookie = mode, cookie })
+						b := site.browser()
+						if onTLS {
+							b.https()
+						}
+						b.peer = peer
+						b.header["X-Forwarded-Proto"] = h.lines
+						r := b.set("user", 42)
+						https := onTLS || peer == trusted && h.https
+						want := https || kind != "plain"
+						switch mode {
+						case sessions.SecureAlways:
+							want = true
+						case sessions.DangerouslyNeverSecure:
+							want = false
+						}
+						set := (&http.Response{Header: r.header}).Cookies()
+						require.Len(t, set, 1, name)
+						require.Equal(t, want, set[0].Secure, name)
+						require.True(t, set[0].HttpOnly, name)
+
+						// What a browser on http would drop has an event; and only that.
+						dropped := 0
+						if want && !https {
+							dropped = 1
+						}
+						require.Len(t, site.events.with(sessions.OutcomeInsecure), dropped, name)
+						ignored := 0
+						if mode == sessions.SecureAuto && !onTLS && peer == untrusted && h.lines != nil {
+							ignored = 1
+						}
+						require.Len(t, site.events.with(sessions.OutcomeUntrustedProxy), ignored, name)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestP12_WhoIsTrusted(t *testing.T) {
+	list := []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")}
+	unix := func(c *sessions.Config) { c.TrustUnixSocket = true }
+	for _, c := range []struct {
+		peer   string
+		proxy  []netip.Prefix
+		edit   func(*sessions.Config)
+		header string
+		value  string
+		secure bool
+	}{
+		{"127.0.0.1:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"[::1]:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"172.16.9.9:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"192.168.1.1:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"[fd00::1]:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"[::ffff:10.1.1.1]:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"[fd00::1%eth0]:1", nil, nil, "X-Forwarded-Proto", "https", true},
+		{"172.32.0.1:1", nil, nil, "X-Forwarded-Proto", "https", false},
+		{"[::ffff:8.8.8.8]:1", nil, nil, "X-Forwarded-Proto", "https", false},
+		{"198.51.100.9:1", list, nil, "X-Forwarded-Proto", "https", true},
+		{"[2001:db8::9]:1", list, nil, "X-Forwarded-Proto", "https", true},
+		{"127.0.0.1:1", list, nil, "X-Forwarded-Proto", "https", false},
+		{"127.0.0.1:1", []netip.Prefix{}, nil, "X-Forwarded-Proto", "https", false},
+		{"@", nil, nil, "X-Forwarded-Proto", "https", false},
+		{"@", nil, unix, "X-Forwarded-Proto", "https", true},
+		{"", nil, unix, "X-Forwarded-Proto", "https", true},
+		{"not an address", nil, unix, "X-Forwarded-Proto", "https", false},
+		{"10.0.0.1", nil, nil, "X-Forwarded-Proto", "https", false},
+		{"10.0.0.1:1", nil, nil, "X-Forwarded-Scheme", "https", false}, // one header, no guessing
+		{"10.0.0.1:1", nil, nil, "Forwarded", "proto=https", false},
+		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "x-url-scheme" }, "X-Url-Scheme", "https", true},
+		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "Front-End-Https" }, "Front-End-Https", "on", true},
+		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "Forwarded" }, "Forwarded", `for=192.0.2.1;Proto="https", for=10.0.0.2;proto=http`, true},
+		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "forwarded" }, "Forwarded", `for=192.0.2.1;proto=http, proto=https`, false},
+		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "Forwarded" }, "Forwarded", `for=192.0.2.1`, false},
+	} {
+		site := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) {
+			cfg.TrustedProxies = c.proxy
+			if c.edit != nil {
+				c.edit(cfg)
+			}
+		})
+		b := site.browser()
+		b.peer = c.peer
+		b.header.Set(c.header, c.value)
+		r := b.set("user", 42)
+		require.Equal(t, c.secure, r.setCookie("session").Secure, "%+v", c)
+	}
+}
+
+// The URL of a request is the client's to fill: it says nothing about the scheme.
+func TestP12_TheURLSaysNothing(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	b := site.browser()
+	r := b.do(func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Scheme = "https"
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Set("user", 42))
+	})
+	require.False(t, r.setCookie("session").Secure)
+}
+
+// A session born on https keeps Secure on every later cookie, whatever a later request looks like.
+func TestP12_BornOnHTTPS(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		b.header.Set("X-Forwarded-Proto", "https")
+		b.base.Scheme = "https" // so that the jar sends it
+		require.True(t, b.set("user", 42).setCookie("session").Secure)
+
+		plain := b.clone() // the same session in a chain that loses the scheme
+		plain.base.Scheme = "http"
+		plain.header.Set("X-Forwarded-Proto", "http")
+		send := func(fn func(sessions.Session)) *http.Cookie {
+			r := plain.use(fn)
+			c := r.setCookie("session")
+			require.NotNil(t, c)
+			require.True(t, c.Secure)
+			plain.hold(c.Value) // the browser is on https, and keeps it
+			return c
+		}
+		send(func(s sessions.Session) { s.Renew() })
+		send(func(s sessions.Session) { s.SetLifetime(time.Hour, true) })
+		send(func(s sessions.Session) { s.Renew(); _ = s.Set("x", 1) })
+		send(func(s sessions.Session) { s.SetLifetime(0, false) })
+		send(func(s sessions.Session) { s.Destroy(); _ = s.Set("x", 2) })
+		c := send(func(s sessions.Session) { s.Destroy() })
+		require.Negative(t, c.MaxAge)
+		require.Len(t, site.events.with(sessions.OutcomeInsecure), 6)
+		require.Len(t, site.log.lines("a Secure cookie was sent"), 1, "logged once for each host")
+	})
+}
+
+// A session born on http becomes Secure with the first cookie on https, and stays so.
+func TestP12_UpgradedOnHTTPS(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		require.False(t, b.set("user", 42).setCookie("session").Secure)
+		b.https()
+		c := b.set("user", 43).setCookie("session")
+		require.NotNil(t, c)
+		require.True(t, c.Secure)
+		lost := b.clone()
+		lost.base.Scheme = "http"
+		lost.hold(c.Value)
+		require.True(t, lost.use(func(s sessions.Session) { s.Renew() }).setCookie("session").Secure)
+	})
+}
+
+// A touch is enough for it where the client holds the record: it gets a cookie anyway.
+func TestP12_UpgradedByATouch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newSite(t, cookieStore.make(t)).browser()
+		b.set("user", 42)
+		time.Sleep(4 * time.Hour)
+		c := b.https().use(noop).setCookie("session")
+		require.NotNil(t, c)
+		require.True(t, c.Secure)
+		time.Sleep(4 * time.Hour)
+		lost := b.clone()
+		lost.base.Scheme = "http"
+		c = lost.hold(c.Value).use(noop).setCookie("session")
+		require.NotNil(t, c)
+		require.True(t, c.Secure)
+	})
+}
+
+// Of a renewal and a parallel write on https, the write may be the one that saw https.
+func TestP12_RenewedBesideAWriteOnHTTPS(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	b := newSite(t, spy).browser()
+	b.set("user", 42)
+	tab := b.clone()
+	tab.https().hold(b.cookie())
+	spy.before(func(_ context.Context, op string, rec *sessions.Record) error {
+		if op == "save" && rec.Revoked {
+			spy.before(nil)
+			require.True(t, tab.set("x", 1).setCookie("session").Secure)
+		}
+		return nil
+	})
+	require.True(t, b.use(func(s sessions.Session) { s.Renew() }).setCookie("session").Secure)
+}
+
+// Every other way in which a browser would drop the cookie.
+func TestP12_ForeignDomain(t *testing.T) {
+	for _, c := range []struct {
+		domain, host string
+		fits         bool
+	}{
+		{"", "anything.test", true},
+		{"example.test", "example.test", true},
+		{"example.test", "Example.TEST:8080", true},
+		{"example.test", "app.example.test", true},
+		{".example.test", "app.example.test.", true},
+		{"example.test", "badexample.test", false},
+		{"app.example.test", "example.test", false},
+		{"example.test", "localhost:8080", false},
+		{"example.test", "10.1.2.3", false},
+		{"example.test", "[::1]:8080", false},
+	} {
+		site := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.Cookie.Domain = c.domain })
+		b := site.browser()
+		b.base.Host = c.host
+		for range 2 {
+			b.client.Jar = newJar(t)
+			b.use(func(s sessions.Session) { _ = s.Set("user", 42) })
+		}
+		want := 0
+		if !c.fits {
+			want = 1
+		}
+		require.Len(t, site.events.with(sessions.OutcomeForeignDomain), 2*want, "%+v", c)
+		require.Len(t, site.log.lines("for a domain that is not the request's"), want, "%+v", c)
+	}
+}
+
+// SCENARIOS 1: the browser is on https, and the proxy chain says http. One line says what to change.
+func TestP12_SchemeMismatchIsLoggedOncePerHost(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		b.peer = "10.0.0.7:4000"
+		b.header.Set("X-Forwarded-Proto", "http")
+		b.header.Set("Origin", "https://example.test")
+		for range 3 {
+			b.use(noop)
+		}
+		require.Len(t, site.events.with(sessions.OutcomeSchemeMismatch), 3)
+		lines := site.log.lines("scheme_mismatch")
+		require.Len(t, lines, 1)
+		require.Contains(t, lines[0], "Origin says https, the proxy at 10.0.0.7 says http (X-Forwarded-Proto)")
+		for _, fix := range []string{"Config.ProxyHeader", "SecureAlways", "pass on X-Forwarded-Proto"} {
+			require.Contains(t, lines[0], fix)
+		}
+		other := b.clone()
+		other.base.Host = "other.test"
+		other.header.Set("Origin", "https://other.test")
+		other.use(noop)
+		require.Len(t, site.log.lines("scheme_mismatch"), 2)
+
+		// The session itself does not suffer.
+		b.set("user", 42)
+		require.Equal(t, "42", b.get("user"))
+	})
+}
+
+func TestP12_SchemeMismatch(t *testing.T) {
+	for _, c := range []struct {
+		name, host, origin, proto, peer string
+		edit                            func(*sessions.Config)
+		https                           bool
+		says                            string // empty: no event
+	}{
+		{"no proxy header", "example.test", "https://example.test", "", "10.0.0.7:1", nil, false, "sends no X-Forwarded-Proto"},
+		{"untrusted", "example.test", "https://example.test", "https", "203.0.113.1:1", nil, false, "is not in Config.TrustedProxies"},
+		{"other word", "example.test", "https://example.test", "tcp", "10.0.0.7:1", nil, false, "says neither http nor https"},
+		{"default port", "example.test:443", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
+		{"case", "Example.Test", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
+		{"port", "example.test:8443", "https://example.test:8443", "http", "10.0.0.7:1", nil, false, "says http"},
+		{"believed", "example.test", "https://example.test", "https", "10.0.0.7:1", nil, false, ""},
+		{"tls", "example.test", "https://example.test", "", "203.0.113.1:1", nil, true, ""},
+		{"another site", "example.test", "https://evil.test", "http", "10.0.0.7:1", nil, false, ""},
+		{"another port", "example.test:8080", "https://example.test", "http", "10.0.0.7:1", nil, false, ""},
+		{"http", "example.test", "http://example.test", "http", "10.0.0.7:1", nil, false, ""},
+		{"null", "example.test", "null", "http", "10.0.0.7:1", nil, false, ""},
+		{"none", "example.test", "", "http", "10.0.0.7:1", nil, false, ""},
+		{"always", "example.test", "https://example.test", "http", "10.0.0.7:1", func(c *sessions.Config) { c.Secure = sessions.SecureAlways }, false, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			site := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) {
+				if c.edit != nil {
+					c.edit(cfg)
+				}
+			})
+			b := site.browser()
+			b.base.Host, b.peer = c.host, c.peer
+			if c.https {
+				b.https()
+			}
+			if c.proto != "" {
+				b.header.Set("X-Forwarded-Proto", c.proto)
+			}
+			if c.origin != "" {
+				b.header.Set("Origin", c.origin)
+			}
+			b.use(noop)
+			found := site.events.with(sessions.OutcomeSchemeMismatch)
+			if c.says == "" {
+				require.Empty(t, found)
+				return
+			}
+			require.Len(t, found, 1)
+			require.Contains(t, found[0].Detail, c.says)
+		})
+	}
+}
+
+// A request that never asks for its session is not looked at either.
+func TestP12_SchemeMismatchOnlyWhereTheSessionIsAskedFor(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	b := site.browser()
+	b.header.Set("Origin", "https://example.test")
+	b.do(func(http.ResponseWriter, *http.Request) {})
+	require.Empty(t, site.events.outcomes())
+}
+
+// What a client can vary must not fill the memory, or the log.
+func TestP12_WarningsAreBounded(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	for i := range 1000 {
+		b := site.browser()
+		b.base.Host = fmt.Sprintf("host%d.test", i)
+		b.header.Set("Origin", "https://"+b.base.Host)
+		b.use(noop)
+	}
+	require.Len(t, site.events.with(sessions.OutcomeSchemeMismatch), 1000)
+	require.LessOrEqual(t, len(site.log.lines("scheme_mismatch")), 256)
+}
+
+func TestP12_UntrustedProxyIsLoggedOncePerPeer(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	for range 3 {
+		for _, peer := range []string{"203.0.113.1:1000", "203.0.113.1:2000", "203.0.113.2:1000"} {
+			b := site.browser()
+			b.peer = peer
+			b.header.Set("X-Forwarded-Proto", "https")
+			b.set("user", 42)
+		}
+	}
+	require.Len(t, site.events.with(sessions.OutcomeUntrustedProxy), 9)
+	lines := site.log.lines("untrusted_proxy")
+	require.Len(t, lines, 2)
+	require.Contains(t, strings.Join(lines, ""), "203.0.113.1 was ignored: if that is your proxy, add it to Config.TrustedProxies")
+}
+
+func TestP12_NeverSecureMeansNever(t *testing.T) {
+	site := newSite(t, memoryStore.make(t), func(c *sessions.Config) { c.Secure = sessions.DangerouslyNeverSecure })
+	b := site.browser().https()
+	require.False(t, b.set("user", 42).setCookie("session").Secure)
+	require.False(t, b.use(func(s sessions.Session) { s.Renew() }).setCookie("session").Secure)
+	require.False(t, b.use(func(s sessions.Session) { s.Destroy() }).setCookie("session").Secure)
+}
