@@ -100,36 +100,205 @@ func (a *redisApp) count(kind sessions.EventKind, outcome sessions.Outcome) (n i
 	return n
 }
 
-// gates lets a test stop a request at a call of its store.
-type gates struct {
+// turns gives the calls to the store of two requests an order: each waits for its letter.
+type turns struct {
+	mu    sync.Mutex
+	moved *sync.Cond
+	order string
+}
+
+func newTurns(order string) *turns {
+	t := &turns{order: order}
+	t.moved = sync.NewCond(&t.mu)
+	return t
+}
+
+func (t *turns) call(name byte, do func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock() // calls after the order has ended still run one by one
+	for t.order != "" && t.order[0] != name {
+		t.moved.Wait()
+	}
+	do()
+	if t.order != "" {
+		t.order = t.order[1:]
+	}
+	t.moved.Broadcast()
+}
+
+// done takes a request that has ended out of the order.
+func (t *turns) done(name byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.order = strings.ReplaceAll(t.order, string(name), "")
+	t.moved.Broadcast()
+}
+
+// inTurn is a store whose calls wait for their turn.
+type inTurn struct {
 	sessions.Store
-	before, after func(call string, rec *sessions.Record)
+	turns *turns
+	name  byte
 }
 
-func (g gates) Save(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
-	call := "save"
-	switch {
-	case rec.Revoked:
-		call = "tombstone"
-	case base == 0:
-		call = "create"
-	}
-	if g.before != nil {
-		g.before(call, rec)
-	}
-	token, err := g.Store.Save(ctx, name, rec, base)
-	if g.after != nil {
-		g.after(call, rec)
-	}
-	return token, err
+func (s inTurn) Load(ctx context.Context, name, token string) (rec *sessions.Record, err error) {
+	s.turns.call(s.name, func() { rec, err = s.Store.Load(ctx, name, token) })
+	return
 }
 
-func (g gates) Load(ctx context.Context, name, token string) (*sessions.Record, error) {
-	rec, err := g.Store.Load(ctx, name, token)
-	if g.after != nil {
-		g.after("load", rec)
+func (s inTurn) Save(ctx context.Context, name string, rec *sessions.Record, base int64) (token string, err error) {
+	s.turns.call(s.name, func() { token, err = s.Store.Save(ctx, name, rec, base) })
+	return
+}
+
+func (s inTurn) Touch(ctx context.Context, name string, rec *sessions.Record) (token string, err error) {
+	s.turns.call(s.name, func() { token, err = s.Store.Touch(ctx, name, rec) })
+	return
+}
+
+func (s inTurn) Delete(ctx context.Context, name string, rec *sessions.Record) (err error) {
+	s.turns.call(s.name, func() { err = s.Store.Delete(ctx, name, rec) })
+	return
+}
+
+// orders gives every order of a calls of A and b of B.
+func orders(a, b int) []string {
+	if a == 0 || b == 0 {
+		return []string{strings.Repeat("A", a) + strings.Repeat("B", b)}
 	}
-	return rec, err
+	var all []string
+	for _, rest := range orders(a-1, b) {
+		all = append(all, "A"+rest)
+	}
+	for _, rest := range orders(a, b-1) {
+		all = append(all, "B"+rest)
+	}
+	return all
+}
+
+// Two requests with the same token, in every order of their calls to the store.
+func TestP07_P08_RedisEveryOrder(t *testing.T) {
+	rdb := redistest.Start(t).Client(t)
+	store := newRedisStore(t, rdb, 100*time.Hour)
+	user, a, b := sessions.NewKey[string]("user"), sessions.NewKey[string]("a"), sessions.NewKey[string]("b")
+	type result struct {
+		token  string
+		status int
+	}
+	for _, c := range []struct {
+		name   string
+		a, b   func(sessions.Session)
+		orders []string
+		check  func(t *testing.T, old string, a, b result, live []string)
+	}{
+		{
+			name: "renew and write",
+			a:    func(s sessions.Session) { s.Renew(); addHit(s); _ = a.Set(s, "a") },
+			b:    func(s sessions.Session) { addHit(s); _ = b.Set(s, "b") },
+			// load, create, tombstone, save, tombstone; load, save, save
+			orders: orders(5, 3),
+			check: func(t *testing.T, old string, ra, rb result, live []string) {
+				require.Equal(t, http.StatusOK, ra.status)
+				require.NotEqual(t, old, ra.token)
+				require.Equal(t, []string{ra.token}, live)
+				wrote := rb.status == http.StatusOK && rb.token == old
+				require.True(t, wrote || rb.status == http.StatusConflict || rb.token != old)
+				newRedisApp(t, store).must(ra.token, func(s sessions.Session) {
+					va, _ := a.Get(s)
+					vb, ok := b.Get(s)
+					hits, _ := redisHits.Get(s)
+					require.Equal(t, "a", va)
+					require.Equal(t, wrote, ok, "kept if, and only if, its request was told so: %q", vb)
+					require.Equal(t, map[bool]int{false: 2, true: 3}[wrote], hits)
+				})
+			},
+		},
+		{
+			name:   "renew twice",
+			a:      sessions.Session.Renew,
+			b:      sessions.Session.Renew,
+			orders: orders(3, 4),
+			check: func(t *testing.T, old string, ra, rb result, live []string) {
+				require.Len(t, live, 1)
+				require.NotEqual(t, old, live[0])
+				require.Contains(t, []string{ra.token, rb.token}, live[0])
+			},
+		},
+		{
+			name:   "destroy and write",
+			a:      sessions.Session.Destroy,
+			b:      func(s sessions.Session) { addHit(s) },
+			orders: orders(2, 3),
+			check: func(t *testing.T, old string, ra, rb result, live []string) {
+				require.Equal(t, http.StatusOK, ra.status)
+				require.Empty(t, ra.token)
+				require.Empty(t, live)
+			},
+		},
+		{
+			name:   "renew and destroy",
+			a:      sessions.Session.Renew,
+			b:      sessions.Session.Destroy,
+			orders: orders(4, 2),
+			check: func(t *testing.T, old string, ra, rb result, live []string) {
+				require.Empty(t, rb.token)
+				if ra.status == http.StatusOK && ra.token != old {
+					require.Equal(t, []string{ra.token}, live)
+				} else {
+					require.Empty(t, live)
+				}
+			},
+		},
+		{
+			name:   "destroy twice",
+			a:      sessions.Session.Destroy,
+			b:      sessions.Session.Destroy,
+			orders: orders(2, 2),
+			check: func(t *testing.T, old string, ra, rb result, live []string) {
+				require.Empty(t, live)
+				require.Equal(t, []int{200, 200}, []int{ra.status, rb.status})
+			},
+		},
+	} {
+		for _, order := range c.orders {
+			t.Run(c.name+" "+order, func(t *testing.T) {
+				require.NoError(t, rdb.FlushDB(context.Background()).Err())
+				old := newRedisApp(t, store).must("", func(s sessions.Session) { addHit(s); _ = user.Set(s, "u") })
+				tokens := map[string]string{} // by the ID in the store
+				turns := newTurns(order)
+				var both sync.WaitGroup
+				run := func(name byte, do func(sessions.Session), r *result) {
+					both.Go(func() {
+						r.token, r.status = newRedisApp(t, inTurn{store, turns, name}).do(old, do)
+						turns.done(name)
+					})
+				}
+				var ra, rb result
+				run('A', c.a, &ra)
+				run('B', c.b, &rb)
+				both.Wait()
+				for _, token := range []string{old, ra.token, rb.token} {
+					id, _ := sessions.TokenID(token)
+					tokens[id] = token
+				}
+				var live []string // the tokens that open the session of this user
+				for _, key := range rdb.Keys(context.Background(), "session:*").Val() {
+					id := strings.TrimPrefix(key, "session:")
+					rec := &sessions.Record{}
+					text, err := rdb.Get(context.Background(), key).Bytes()
+					require.NoError(t, err)
+					require.NoError(t, json.Unmarshal(text, rec))
+					if _, ok := rec.Value("user"); ok && !rec.Revoked {
+						require.Contains(t, tokens, id, "a session that nobody can open")
+						live = append(live, tokens[id])
+					}
+				}
+				require.NotContains(t, live, old)
+				c.check(t, old, ra, rb, live)
+				noKeyWithoutTTL(t, rdb)
+			})
+		}
+	}
 }
 
 func TestP07_RedisDifferentKeys(t *testing.T) {
