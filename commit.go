@@ -165,11 +165,12 @@ type change struct {
 	ops    []op
 
 	touchFailed bool
+	mark        string // names this commit in the records that it writes
 }
 
 // idle says whether there is nothing to do.
 func (c *change) idle(now time.Time) bool {
-	if len(c.ended) > 0 || c.forget || c.renew {
+	if len(c.ended) > 0 || c.forget || c.renew || c.rec.dual.present != "" && !c.late {
 		return false
 	}
 	if !c.stored {
@@ -198,6 +199,9 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 	if len(c.ended) > 0 {
 		token = ""
 	}
+	if c.rec.dual.present != "" && !c.late {
+		token, c.rec.dual.present = c.rec.dual.present, ""
+	}
 	slid := false // the expiry of the cookie has to move as well
 	switch {
 	case !c.stored && len(c.rec.values) == 0:
@@ -218,7 +222,7 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 		token, err = c.save(ctx, now)
 		slid = true
 	case c.touchDue(now):
-		token, slid = c.touch(ctx, now, https)
+		token, slid = c.touch(ctx, now, token, https)
 	}
 	if err != nil {
 		return "", err
@@ -310,14 +314,16 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	next := old.clone()
 	next.Token = NewToken()
 	next.ID, _ = TokenID(next.Token)
-	next.marks = ""
+	next.dual, next.marks = dualState{}, ""
 	next.slide(now)
 	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
 	if err != nil {
 		return "", err
 	}
 	for attempt := 0; ; attempt++ {
-		_, err = c.m.store.Save(ctx, c.m.cookie.Name, old.tombstone(now, now.Add(renewedTombstone)), old.Version)
+		stone := old.tombstone(now, now.Add(renewedTombstone))
+		stone.mark = c.name()
+		_, err = c.m.store.Save(ctx, c.m.cookie.Name, stone, old.Version)
 		if err == nil {
 			c.rec = next
 			return token, nil
@@ -388,15 +394,15 @@ func pause(ctx context.Context, attempt int) error {
 }
 
 // touch slides the expiry. That it cannot is no reason to fail a request that only read: the session is still there.
-func (c *change) touch(ctx context.Context, now time.Time, https bool) (token string, slid bool) {
-	if c.late && c.client.token != c.rec.Token {
-		return c.client.token, false // the client holds the record: it can no longer be given another
+func (c *change) touch(ctx context.Context, now time.Time, token string, https bool) (newToken string, slid bool) {
+	if c.late && token != c.rec.Token {
+		return token, false // the client holds the record: it can no longer be given another
 	}
 	start := time.Now()
 	next := *c.rec
 	next.slide(now)
 	next.Secure = next.Secure || https // kept where the client holds the record, and gets it again
-	token, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
+	newToken, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
 	if err != nil {
 		c.s.mu.Lock()
 		c.s.touchFailed = true
@@ -406,14 +412,14 @@ func (c *change) touch(ctx context.Context, now time.Time, https bool) (token st
 		} else {
 			c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
 		}
-		return c.client.token, false
+		return token, false
 	}
 	c.rec.Expires = next.Expires
-	if token != c.client.token {
+	if newToken != c.rec.Token {
 		c.rec.Secure = next.Secure
 	}
 	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
-	return token, true
+	return newToken, true
 }
 
 func (c *change) destroy(ctx context.Context, rec *Record) error {
@@ -425,9 +431,19 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	return nil
 }
 
+// name gives the mark of this commit, the same for each attempt and each store: so that what was written in part is not
+// taken for somebody else's change.
+func (c *change) name() string {
+	if c.mark == "" {
+		c.mark = newMark()
+	}
+	return c.mark
+}
+
 // write saves one record as the successor of base, and reports how it went.
 func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
 	start := time.Now()
+	rec.sign(c.name(), start)
 	rec.Version = nextVersion(base, start)
 	token, err := c.m.store.Save(ctx, c.m.cookie.Name, rec, base)
 	if err != nil {

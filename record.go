@@ -46,7 +46,9 @@ type Record struct {
 	Revoked bool
 
 	values []jsonindex.Entry
-	marks  string // the last writes, as Redis keeps them: so that a repeated one knows its own first run
+	dual   dualState // what a DualStore knows of the copies
+	marks  string    // the last writes that led to the record, so that a repeated one knows its own first run
+	mark   string    // the write that is being made on it
 }
 
 // Value returns the JSON text of one key.
@@ -118,7 +120,7 @@ func (r *Record) slide(now time.Time) {
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true,
+		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, dual: r.dual, marks: r.marks,
 	}
 }
 
@@ -168,7 +170,7 @@ const (
 	numberLength  = 7
 	maxNumber     = 1<<(6*numberLength) - 1 // as milliseconds since 1970: the year 2109
 	markLength    = redisscript.MarkLength
-	maxMarks      = 128
+	maxMarks      = redisscript.MaxMarks
 	digitAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 )
 
@@ -206,7 +208,7 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID, r.marks) }
+func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID, r.lineage()) }
 
 // A sealed record has no marks: the client's copy is never compared with.
 func (r *Record) appendSealed(b []byte) []byte { return r.append(b, `{"t":"`, r.Token, "") }
@@ -374,11 +376,40 @@ func newMark() string {
 // markWindow is how long a repeated write can arrive after its first run: longer than any client retries.
 const markWindow = time.Minute
 
-// markRoom is how many characters of earlier marks the next version of a record keeps. Those of a session that rests
-// are dropped: nobody will repeat a write of long ago.
-func markRoom(base int64, now time.Time) int {
-	if now.UnixMilli()-base > markWindow.Milliseconds() {
-		return 0
+// sign names the write that is about to be made on the record. The marks of a session that rested are dropped: nobody
+// will repeat a write of long ago.
+func (r *Record) sign(mark string, now time.Time) {
+	if r.mark != mark {
+		r.marks = r.lineage()
 	}
-	return (maxMarks - 1) * markLength
+	if !marksCount(r.Version, now) {
+		r.marks = ""
+	}
+	r.mark = mark
+}
+
+// marksCount says whether the marks of a version can still be met again.
+func marksCount(version int64, now time.Time) bool {
+	return now.UnixMilli()-version <= markWindow.Milliseconds()
+}
+
+// lineage gives the marks of the record as they are written: those of the versions that it was made from, and its own.
+func (r *Record) lineage() string {
+	if r.mark == "" || hasMark(r.marks, r.mark) {
+		return r.marks
+	}
+	marks := r.marks
+	if over := len(marks) - (maxMarks-1)*markLength; over > 0 {
+		marks = marks[over:]
+	}
+	return marks + r.mark
+}
+
+func hasMark(marks, mark string) bool {
+	for ; len(marks) >= markLength; marks = marks[markLength:] {
+		if strings.HasPrefix(marks, mark) {
+			return true
+		}
+	}
+	return false
 }

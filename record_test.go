@@ -258,11 +258,27 @@ func TestMarks(t *testing.T) {
 	require.False(t, hasMark("", "abcdef"))
 
 	now := time.UnixMilli(1700000000000)
-	rest := now.UnixMilli() - markWindow.Milliseconds() // the oldest base that still counts
-	require.Equal(t, (maxMarks-1)*markLength, markRoom(rest, now))
-	require.Equal(t, (maxMarks-1)*markLength, markRoom(now.UnixMilli()+5, now), "also when the clock goes back")
-	require.Zero(t, markRoom(rest-1, now), "nobody repeats a write of long ago")
-	require.Zero(t, markRoom(0, now), "a new record has no earlier marks")
+	rest := now.UnixMilli() - markWindow.Milliseconds() // the oldest version that still counts
+	for _, c := range []struct {
+		version int64
+		kept    string
+	}{
+		{rest, "abcdefGHIJKL"},
+		{now.UnixMilli() + 5, "abcdefGHIJKL"}, // also when the clock goes back
+		{rest - 1, ""},                        // nobody repeats a write of long ago
+		{0, ""},                               // a new record has no earlier marks
+	} {
+		s := testRecord("k")
+		s.Version, s.marks, s.mark = c.version, "abcdef", "GHIJKL"
+		s.sign("mnopqr", now)
+		require.Equal(t, c.kept, s.marks)
+		require.Equal(t, c.kept+"mnopqr", s.lineage())
+		s.sign("mnopqr", now)
+		require.Equal(t, c.kept+"mnopqr", s.lineage(), "the same write again")
+	}
+	full := testRecord("k")
+	full.marks, full.mark = "first0"+strings.Repeat("abcdef", maxMarks-1), "GHIJKL"
+	require.Equal(t, full.marks[markLength:]+"GHIJKL", full.lineage(), "the oldest mark makes room")
 
 	r := testRecord("k")
 	r.marks = strings.Repeat("abcdef", maxMarks)
@@ -283,15 +299,18 @@ func TestMarksInRedis(t *testing.T) {
 	_, err = store.Save(ctx, "session", r, 0)
 	require.NoError(t, err)
 	var marks string
-	for range maxMarks + 20 {
-		marks += r.marks
+	for i := range maxMarks + 20 {
+		if i > 0 {
+			marks += r.mark
+		}
+		r.marks, r.mark = "", newMark() // as of a writer who has not read the record from Redis
 		base := r.Version
 		r.Version++
 		r.set("k", fmt.Sprint(r.Version))
 		_, err = store.Save(ctx, "session", r, base)
 		require.NoError(t, err)
 	}
-	marks += r.marks
+	marks += r.mark
 	got, err := store.Load(ctx, "session", r.Token)
 	require.NoError(t, err)
 	require.Equal(t, marks[len(marks)-maxMarks*markLength:], got.marks)

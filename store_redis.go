@@ -124,9 +124,12 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	if ms < 1 {
 		return "", ErrGone
 	}
-	now := time.Now()
-	mark := newMark()
-	rec.marks = mark
+	mark := rec.mark
+	if mark == "" { // not from a Manager
+		mark = newMark()
+		rec = rec.clone()
+		rec.mark = mark
+	}
 	text := rec.appendStored(nil)
 	key := s.key(rec.ID)
 	ttl := time.Duration(ms) * time.Millisecond
@@ -146,7 +149,11 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		}
 		return s.exists(ctx, rec, mark)
 	}
-	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, markRoom(base, now)).Result()
+	earlier := 0
+	if marksCount(base, time.Now()) {
+		earlier = 1
+	}
+	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, earlier).Result()
 	if err != nil {
 		return "", &redisError{"save", err}
 	}
@@ -209,15 +216,6 @@ func (e *redisError) Error() string {
 		cause = "the reply cannot be understood"
 	}
 	return "sessions: redis: " + e.op + ": " + cause
-}
-
-func hasMark(marks, mark string) bool {
-	for ; len(marks) >= markLength; marks = marks[markLength:] {
-		if strings.HasPrefix(marks, mark) {
-			return true
-		}
-	}
-	return false
 }
 
 // Touch renews the expiry, in the record and of the key, with one script. It implements [Store].

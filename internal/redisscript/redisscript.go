@@ -13,6 +13,9 @@ import "github.com/redis/go-redis/v9"
 // MarkLength is the length of the mark that each write leaves in the record.
 const MarkLength = 6
 
+// MaxMarks is how many marks a record keeps; the script Save has it as 768 characters.
+const MaxMarks = 128
+
 // The answers of the scripts that are not a record.
 const (
 	Missing = 0 // there is no such key, or it is a tombstone
@@ -26,24 +29,40 @@ const (
 //	ARGV[1]  the version that must be there
 //	ARGV[2]  the record to write
 //	ARGV[3]  its lifetime in milliseconds
-//	ARGV[4]  the mark of this write, which stands in the record as its only one
-//	ARGV[5]  how many characters of the earlier marks to keep
+//	ARGV[4]  the mark of this write, the last of those in the record
+//	ARGV[5]  1 if the marks that are there are to be kept, 0 if they are too old to matter
 //
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
-// the second run finds its mark, also if others have written since, and answers Done. A tombstone is never replaced: it
-// may have the version of the record that it took the place of, if both were written in the same millisecond.
+// the second run finds its mark, also if others have written since, and answers Done. The marks that are there are kept
+// in any case, also if the writer made its record from another copy that did not have them. A tombstone is never
+// replaced: it may have the version of the record that it took the place of, if both were written in the same
+// millisecond.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-local marks = string.sub(current, 74, (string.find(current, '"', 74, true) or 74) - 1)
+local function marks(record)
+  return string.sub(record, 74, (string.find(record, '"', 74, true) or 74) - 1)
+end
+local there = marks(current)
 if string.sub(current, 38, 44) ~= ARGV[1] or string.sub(current, 73, 73) == '3' then
-  for i = 1, #marks, 6 do
-    if string.sub(marks, i, i + 5) == ARGV[4] then return 1 end
+  for i = 1, #there, 6 do
+    if string.sub(there, i, i + 5) == ARGV[4] then return 1 end
   end
   return current
 end
-local keep = math.min(tonumber(ARGV[5]), #marks)
-redis.call('SET', KEYS[1], string.sub(ARGV[2], 1, 73) .. string.sub(marks, #marks - keep + 1) .. string.sub(ARGV[2], 74), 'PX', ARGV[3])
+local record = ARGV[2]
+local given = marks(record)
+if ARGV[5] == '1' and string.sub(given, 1, #there) ~= there then
+  local seen, all = {}, {}
+  for i = 1, #given, 6 do seen[string.sub(given, i, i + 5)] = true end
+  for i = 1, #there, 6 do
+    local mark = string.sub(there, i, i + 5)
+    if not seen[mark] then all[#all + 1] = mark end
+  end
+  local joined = string.sub(table.concat(all) .. given, -768)
+  record = string.sub(record, 1, 73) .. joined .. string.sub(record, 74 + #given)
+end
+redis.call('SET', KEYS[1], record, 'PX', ARGV[3])
 return 1
 `)
 

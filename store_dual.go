@@ -1,0 +1,553 @@
+package sessions
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// Phase is one step of a migration from one store to another. Every instance may be in the phase before or after any
+// other, forwards or back.
+type Phase int32
+
+const (
+	// OldOnly reads and writes the old store.
+	OldOnly Phase = iota
+	// DualReadOld writes both stores and reads the old one. What the old one does not have is asked of the new one.
+	DualReadOld
+	// DualReadNew writes both stores and reads the new one. What the new one does not have is taken from the old one,
+	// if it was not revoked, and written to the new one.
+	DualReadNew
+	// NewOnly reads and writes the new store, and adopts what only the old one has, until AdoptUntil.
+	NewOnly
+)
+
+func (p Phase) String() string {
+	switch p {
+	case OldOnly:
+		return "OldOnly"
+	case DualReadOld:
+		return "DualReadOld"
+	case DualReadNew:
+		return "DualReadNew"
+	case NewOnly:
+		return "NewOnly"
+	}
+	return fmt.Sprintf("Phase(%d)", int32(p))
+}
+
+// DualStoreConfig is the configuration of a [DualStore]. It is copied by [NewDualStore].
+type DualStoreConfig struct {
+	_ [0]func()
+
+	// Old is the store to leave, New the one to move to. Both required. Each keeps its own options.
+	Old, New Store
+
+	// Phase is where the migration stands when the program starts. Default [OldOnly].
+	Phase Phase
+
+	// CheckRevoked makes DualReadOld ask the new store, for one more read a request, whether the session was revoked.
+	// DualReadNew and NewOnly always know. Without it, and in OldOnly, a cookie that was copied before a logout opens
+	// until it expires, as it did before the migration.
+	CheckRevoked bool
+
+	// FallbackOnError serves the old copy in DualReadNew while the new store cannot answer: it trades revocation for
+	// availability. Writes are then carried by the old copy and healed later; Destroy and Renew still fail.
+	FallbackOnError bool
+
+	// AdoptUntil ends the adoption of old copies in NewOnly. Set it to the time when the longest session of the last
+	// OldOnly or dual instance will have ended. Zero is no end.
+	AdoptUntil time.Time
+
+	// ReadNewFraction is the part of the sessions, from 0 to 1, that DualReadNew reads from the new store; the others
+	// are read as in DualReadOld. It is chosen by a hash of the session, so that a session stays on one side. Zero is
+	// all of them.
+	ReadNewFraction float64
+
+	// CompareFraction is the part of the reads in DualReadOld, from 0 to 1, that are compared with the new store.
+	CompareFraction float64
+}
+
+// DualStore moves sessions from one store to another while they are in use, in four phases, with nobody logged out. It
+// is a [Store]: the [Manager] does not know. It is safe for concurrent use, and must not be copied.
+//
+// There is one cookie throughout. While both stores are written it is what the old store presents: of a [CookieStore]
+// the sealed record, which holds the token that names the record in the new store. In NewOnly it is the token alone.
+// From DualReadOld on every phase takes every form.
+//
+// Each record has a version that only grows. Where both copies are at hand the newer one counts, and the next write
+// repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
+type DualStore struct {
+	old, new     Store
+	oldIsClient  bool
+	phase        atomic.Int32
+	checkRevoked bool
+	fallback     bool
+	adoptUntil   time.Time
+	readNew      float64
+	compare      float64
+}
+
+// NewDualStore returns a DualStore. All configuration mistakes are reported at once, as a join of [*ConfigError].
+func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
+	var bad mistakes
+	if isNil(cfg.Old) {
+		bad.add("Old", "required: the store that is in use now")
+	}
+	if isNil(cfg.New) {
+		bad.add("New", "required: the store to move to")
+	}
+	if !isNil(cfg.Old) && cfg.Old == cfg.New {
+		bad.add("New", "the same store as Old")
+	}
+	if isClientSide(cfg.New) {
+		bad.add("New", "a store that the client keeps cannot hold revocations: move from it, not to it")
+	}
+	if cfg.Phase < OldOnly || cfg.Phase > NewOnly {
+		bad.add("Phase", "%d is none of OldOnly, DualReadOld, DualReadNew and NewOnly", cfg.Phase)
+	}
+	for _, f := range [...]struct {
+		field string
+		value float64
+	}{{"ReadNewFraction", cfg.ReadNewFraction}, {"CompareFraction", cfg.CompareFraction}} {
+		if !(f.value >= 0 && f.value <= 1) { // also NaN
+			bad.add(f.field, "%v is not between 0 and 1", f.value)
+		}
+	}
+	if err := bad.join(); err != nil {
+		return nil, err
+	}
+	d := &DualStore{
+		old: cfg.Old, new: cfg.New, oldIsClient: isClientSide(cfg.Old),
+		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
+		readNew: cfg.ReadNewFraction, compare: cfg.CompareFraction,
+	}
+	if d.readNew == 0 {
+		d.readNew = 1
+	}
+	d.SetPhase(cfg.Phase)
+	return d, nil
+}
+
+// isClientSide says whether what a store keeps lies at the client, sealed.
+func isClientSide(s Store) bool {
+	_, ok := s.(*CookieStore)
+	return ok
+}
+
+// Phase returns the phase that is in force.
+func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
+
+// SetPhase changes the phase, at run time and from any goroutine; requests that have begun may end in either. Move one
+// step at a time, and let every instance take a step before the next: see the runbook. A phase that does not exist is
+// taken for the nearest that does.
+func (d *DualStore) SetPhase(p Phase) {
+	d.phase.Store(int32(min(max(p, OldOnly), NewOnly)))
+}
+
+func (d *DualStore) storeName() string { return "dual" }
+
+// MaxTTL returns the lesser of the limits of both stores.
+func (d *DualStore) MaxTTL() time.Duration {
+	ttl := time.Duration(math.MaxInt64)
+	for _, s := range [...]Store{d.old, d.new} {
+		if m, ok := s.(interface{ MaxTTL() time.Duration }); ok {
+			ttl = min(ttl, m.MaxTTL())
+		}
+	}
+	return ttl
+}
+
+// dualState is what a DualStore knows of a record's two copies. It travels in the record, from Load to Save.
+type dualState struct {
+	present string // the token that the client should have instead of the one that it sent
+	known   bool   // the record has come from a DualStore
+	oldVer  int64  // the version in the old store; 0 if there is none, or it is not known
+	newVer  int64  // likewise in the new store
+	oldSeen bool   // the old store was asked, and answered
+	newSeen bool   // the new store was asked, and answered
+	adopted bool   // this request has brought the record to the new store
+}
+
+// readsNew says whether this session is read from the new store.
+func (d *DualStore) readsNew(phase Phase, token string) bool {
+	if phase != DualReadNew || d.readNew >= 1 {
+		return phase >= DualReadNew
+	}
+	h := fnv.New64a()
+	id, _ := TokenID(token) // hashed already, so that the share does not depend on how tokens are made
+	_, _ = h.Write([]byte(id))
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], h.Sum64())
+	return float64(binary.BigEndian.Uint64(b[:])>>11)/(1<<53) < d.readNew
+}
+
+// copies are what the two stores have of one session.
+type copies struct {
+	token    string // names the session in both; empty if it is not known
+	old, new *Record
+	oldErr   error // why there is no old copy
+	newErr   error
+	newSeen  bool
+}
+
+// Load reads a record as the phase says. It implements [Store].
+func (d *DualStore) Load(ctx context.Context, name, presented string) (*Record, error) {
+	phase := d.Phase()
+	if phase == OldOnly {
+		return d.old.Load(ctx, name, presented)
+	}
+	var c copies
+	if d.oldIsClient {
+		d.openOld(ctx, name, presented, &c)
+	} else {
+		c.token = presented
+		if _, ok := TokenID(presented); !ok {
+			return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "not the shape of a session token"}
+		}
+	}
+	if d.readsNew(phase, c.token) {
+		return d.loadReadNew(ctx, name, presented, phase, &c)
+	}
+	return d.loadReadOld(ctx, name, presented, &c)
+}
+
+// openOld opens what the client presents: a sealed record, alive or expired, or a token alone.
+func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) {
+	if _, ok := TokenID(presented); ok {
+		c.token = presented
+		c.oldErr = &NotFoundError{Outcome: OutcomeUnknown, Detail: "the cookie is the token alone"}
+		return
+	}
+	c.old, c.oldErr = d.old.Load(ctx, name, presented)
+	var miss *NotFoundError
+	switch {
+	case c.oldErr == nil:
+		c.token = c.old.Token
+	case errors.As(c.oldErr, &miss) && miss.expired != nil:
+		c.token = miss.expired.Token // dead as a copy, but it still names its record in the new store
+	}
+}
+
+func (d *DualStore) loadReadOld(ctx context.Context, name, presented string, c *copies) (*Record, error) {
+	if !d.oldIsClient {
+		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
+		if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) {
+			return nil, c.oldErr
+		}
+	}
+	ask := c.old == nil || d.checkRevoked || d.compare > 0 && rand.Float64() < d.compare
+	if ask && c.token != "" {
+		c.new, c.newErr = d.new.Load(ctx, name, c.token)
+		c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
+		if !c.newSeen && c.old == nil {
+			return nil, c.newErr // nobody knows: not a logout
+		}
+	}
+	return d.choose(ctx, name, presented, DualReadOld, c)
+}
+
+func (d *DualStore) loadReadNew(ctx context.Context, name, presented string, phase Phase, c *copies) (*Record, error) {
+	if c.token == "" {
+		return nil, c.oldErr
+	}
+	c.new, c.newErr = d.new.Load(ctx, name, c.token)
+	c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
+	if !c.newSeen && !(d.fallback && phase == DualReadNew) {
+		return nil, c.newErr
+	}
+	if !d.oldIsClient && (phase == DualReadNew || c.new == nil && d.adopts(phase)) {
+		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
+		if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) && c.new == nil {
+			return nil, c.oldErr // the old copy may be the only one
+		}
+	}
+	if !c.newSeen && c.old == nil {
+		return nil, c.newErr
+	}
+	return d.choose(ctx, name, presented, phase, c)
+}
+
+// choose takes the newer of the copies, or adopts the only one there is.
+func (d *DualStore) choose(ctx context.Context, name, presented string, phase Phase, c *copies) (*Record, error) {
+	if c.new != nil && c.new.Revoked {
+		return c.new, nil
+	}
+	var rec *Record
+	switch {
+	case c.old == nil && c.new == nil:
+		if c.newErr != nil && (c.oldErr == nil || isToken(presented)) {
+			return nil, c.newErr
+		}
+		return nil, c.oldErr
+	case c.old == nil:
+		rec = c.new
+	case c.new == nil:
+		rec = c.old
+		if !d.adopts(phase) {
+			return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, Detail: "only the old store has it, and AdoptUntil has passed"}
+		}
+	case c.new.Version > c.old.Version, c.new.Version == c.old.Version && phase >= DualReadNew:
+		rec = c.new
+	default:
+		rec = c.old
+	}
+	if rec.Revoked {
+		return rec, nil
+	}
+	s := dualState{known: true, newSeen: c.newSeen, oldSeen: c.old != nil || errors.Is(c.oldErr, ErrNotFound)}
+	if c.old != nil {
+		s.oldVer = c.old.Version
+	}
+	if c.new != nil {
+		s.newVer = c.new.Version
+	}
+	rec.dual = s
+	if c.new == nil && c.newSeen && phase >= DualReadNew {
+		if err := d.adopt(ctx, name, rec); err != nil {
+			return nil, err
+		}
+	}
+	d.represent(ctx, name, presented, phase, c.old == nil, rec)
+	return rec, nil
+}
+
+// adopts says whether an old copy may still be taken over.
+func (d *DualStore) adopts(phase Phase) bool {
+	return phase != NewOnly || d.adoptUntil.IsZero() || time.Now().Before(d.adoptUntil)
+}
+
+func isToken(presented string) bool {
+	_, ok := TokenID(presented)
+	return ok
+}
+
+// adopt writes an old copy to the new store, as it is: the same version, the same expiry. Somebody else may have been
+// quicker: then theirs counts if it is newer.
+func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
+	_, err := d.new.Save(ctx, name, rec.clone(), 0)
+	switch {
+	case err == nil:
+		rec.dual.newVer, rec.dual.adopted = rec.Version, true
+		return nil
+	case errors.Is(err, ErrConflict):
+		current, lerr := d.new.Load(ctx, name, rec.Token)
+		if lerr != nil {
+			return lerr
+		}
+		if current.Revoked || current.Version >= rec.Version {
+			state := rec.dual
+			state.newVer = current.Version
+			*rec = *current
+			rec.dual = state
+			return nil
+		}
+		rec.dual.newVer = current.Version
+		return nil
+	case errors.Is(err, ErrGone):
+		return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+	case d.fallback && d.Phase() == DualReadNew:
+		return nil
+	}
+	return err
+}
+
+// represent decides whether the client should have another form of its cookie: the sealed record while both stores are
+// written, the token alone after that.
+func (d *DualStore) represent(ctx context.Context, name, presented string, phase Phase, noCopy bool, rec *Record) {
+	if !d.oldIsClient || rec.Revoked {
+		return
+	}
+	switch {
+	case phase == NewOnly && presented != rec.Token:
+		rec.dual.present = rec.Token
+	case phase != NewOnly && noCopy:
+		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
+			rec.dual.present = sealed
+		}
+	}
+}
+
+// Save writes a record as the phase says. It implements [Store].
+func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
+	phase := d.Phase()
+	if phase == OldOnly {
+		return d.old.Save(ctx, name, rec, base)
+	}
+	if rec.Revoked && rec.Expires.Before(rec.Deadline) {
+		rec = rec.clone()
+		rec.Expires = rec.Deadline // as long as any cookie of the session could live
+	}
+	if rec.mark == "" { // not from a Manager
+		rec = rec.clone()
+		rec.mark = newMark()
+	}
+	token := rec.Token
+	if phase != NewOnly {
+		var err error
+		if token, err = d.saveOld(ctx, name, rec, base, phase); err != nil {
+			return "", err
+		}
+	}
+	if err := d.saveNew(ctx, name, rec, base, phase); err != nil {
+		return "", err
+	}
+	return token, nil
+}
+
+// saveOld writes the old copy. A cookie is only sealed here: it reaches the client after the new store was written.
+func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base int64, phase Phase) (string, error) {
+	if d.oldIsClient {
+		token, err := d.old.Save(ctx, name, rec, base)
+		if errors.Is(err, ErrTooLarge) && phase == DualReadNew {
+			return rec.Token, nil // the new store has it
+		}
+		return token, err
+	}
+	s := side{store: d.old, ver: base, present: true, strict: !rec.dual.known}
+	if rec.dual.known {
+		s.present = rec.dual.oldSeen && rec.dual.oldVer != 0
+	}
+	if rec.dual.oldSeen {
+		s.ver = rec.dual.oldVer
+	}
+	err := d.forward(ctx, name, s, rec, base)
+	var conflict *ConflictError
+	switch {
+	case err == nil:
+		rec.dual.oldSeen, rec.dual.oldVer = true, rec.Version
+	case errors.As(err, &conflict):
+		conflict.Current.dual = dualState{known: true, oldSeen: true, oldVer: conflict.Current.Version, newSeen: rec.dual.newSeen, newVer: rec.dual.newVer}
+		return "", err
+	case errors.Is(err, ErrGone):
+		return "", err
+	case phase == DualReadOld:
+		return "", err
+	}
+	return rec.Token, nil // in DualReadNew a failure of the old store is counted
+}
+
+// saveNew writes the new copy.
+func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, phase Phase) error {
+	s := side{store: d.new, ver: base, present: true, strict: !rec.dual.known}
+	if rec.dual.known {
+		s.present = rec.dual.newSeen && rec.dual.newVer != 0
+	}
+	if rec.dual.newSeen {
+		s.ver = rec.dual.newVer
+	}
+	err := d.forward(ctx, name, s, rec, base)
+	var conflict *ConflictError
+	switch {
+	case err == nil:
+		rec.dual.newSeen, rec.dual.newVer = true, rec.Version
+		return nil
+	case errors.As(err, &conflict):
+		conflict.Current.dual = dualState{known: true, newSeen: true, newVer: conflict.Current.Version, oldSeen: rec.dual.oldSeen, oldVer: rec.dual.oldVer}
+		return err
+	case errors.Is(err, ErrGone):
+		return err
+	case rec.Revoked:
+		if d.checkRevoked || phase >= DualReadNew {
+			return err // the revocation was promised
+		}
+		return nil
+	case phase == DualReadOld, phase == DualReadNew && d.fallback:
+		return nil // counted; the old copy carries the change
+	}
+	return err
+}
+
+// side is one store, with what is known of the record's copy in it.
+type side struct {
+	store   Store
+	ver     int64 // the version that is expected there
+	present bool  // it was seen there, so that its absence means an end
+	strict  bool  // nothing is known: an older copy there is a conflict too
+}
+
+// forward writes rec over what one store has of it: the version that is expected, nothing at all, or an older copy that
+// was left behind when a write failed. A copy newer than base is somebody else's change: a conflict.
+func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Record, base int64) error {
+	for {
+		_, err := s.store.Save(ctx, name, rec, s.ver)
+		switch {
+		case errors.Is(err, ErrGone) && s.ver != 0 && !s.present:
+			s.ver = 0
+		case errors.Is(err, ErrConflict):
+			current, cerr := currentOf(ctx, name, s.store, rec, err)
+			switch {
+			case cerr != nil:
+				return cerr
+			case current.Revoked:
+				return ErrGone
+			case rec.mark != "" && hasMark(current.marks, rec.mark):
+				return nil // made from what this commit wrote to the other store: the change is in it
+			case s.strict || current.Version > base || current.Version == s.ver:
+				return &ConflictError{Current: current}
+			}
+			s.ver = current.Version
+		default:
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// currentOf gives the record that a conflict found.
+func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict error) (*Record, error) {
+	var found *ConflictError
+	if errors.As(conflict, &found) && found.Current != nil {
+		return found.Current, nil
+	}
+	current, err := s.Load(ctx, name, rec.Token)
+	if errors.Is(err, ErrNotFound) {
+		return nil, ErrGone
+	}
+	return current, err
+}
+
+// Touch renews the expiry of both copies. It implements [Store].
+func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
+	phase := d.Phase()
+	if phase == OldOnly {
+		return d.old.Touch(ctx, name, rec)
+	}
+	_, err := d.new.Touch(ctx, name, rec)
+	switch {
+	case phase == NewOnly:
+		return rec.Token, err
+	case err != nil && phase == DualReadNew && (errors.Is(err, ErrGone) || !d.fallback):
+		return "", err
+	}
+	return d.old.Touch(ctx, name, rec)
+}
+
+// Delete ends a session: a tombstone in the new store, then the old copy. It implements [Store].
+func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error {
+	phase := d.Phase()
+	if phase == OldOnly {
+		return d.old.Delete(ctx, name, rec)
+	}
+	now := time.Now()
+	if _, err := d.new.Save(ctx, name, rec.tombstone(now, rec.Deadline), 0); err != nil && !errors.Is(err, ErrGone) {
+		if phase != DualReadOld || d.checkRevoked {
+			return err
+		}
+	}
+	if phase == NewOnly {
+		return nil
+	}
+	if err := d.old.Delete(ctx, name, rec); err != nil && phase == DualReadOld {
+		return err
+	}
+	return nil
+}
