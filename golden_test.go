@@ -342,6 +342,7 @@ func goldenBroken(text string) map[string][2]string {
 		"digit-zero-byte":    {"a zero byte among the digits", at(3, "\x00")},
 		"version-0":          {"version 0, which means a new record to a store", at(1, "-------")},
 		"flags-unknown":      {"a flag of a later version", at(36, "F")},
+		"own-idle-0":         {"an idle timeout of its own that is none: it could be read, and never written", at(15, "-------"+text[start+22:start+36]+"7")},
 		"flags-all-bits":     {"the greatest digit as flags", at(36, "z")},
 		"header-short":       {"a header that lacks a digit", text[:start+5] + text[start+6:]},
 		"header-empty":       {"no header", text[:start] + text[start+37:]},

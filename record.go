@@ -308,7 +308,7 @@ func parse(text, start string) (*Record, string, error) {
 	number := func(i int) int64 { return parseNumber(header[1+i*numberLength:]) }
 	flags := digitValue[header[headerLength-1]]
 	idle := number(2)
-	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || number(0) == 0 {
+	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || number(0) == 0 || idle == 0 && flags&flagOwnIdle != 0 {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)
