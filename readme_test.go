@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -100,5 +101,26 @@ func TestReadmeOutcomes(t *testing.T) {
 	require.Greater(t, len(outcomes), 20)
 	for _, o := range outcomes {
 		require.True(t, strings.Contains(string(readme), "`"+string(o[1])+"`"), "%s is not in the README", o[1])
+	}
+}
+
+// The README names a test pattern for each promise: there must be such tests.
+func TestReadmePromises(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	var tests strings.Builder
+	for _, glob := range []string{"*_test.go", "*/*_test.go", "internal/*/*_test.go"} {
+		names, err := filepath.Glob(glob)
+		require.NoError(t, err)
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			require.NoError(t, err)
+			tests.Write(text)
+		}
+	}
+	patterns := regexp.MustCompile("`(TestP[0-9]{2})`").FindAllStringSubmatch(string(readme), -1)
+	require.Len(t, patterns, 17, "P01 to P18 without P15, which is for a later release")
+	for _, p := range patterns {
+		require.True(t, strings.Contains(tests.String(), "func "+p[1]+"_"), "%s: the README names it, and there is none", p[1])
 	}
 }

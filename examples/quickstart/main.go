@@ -132,7 +132,7 @@ func clean(s string) string {
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`host:port` to listen on")
 	redisAddr := flag.String("redis", "", "`host:port` of a Redis server, in place of the embedded one")
-	kind := flag.String("store", "redis", "where sessions live: redis or cookie")
+	kind := flag.String("store", "redis", "`kind` of store: redis or cookie")
 	flag.Parse()
 	log.SetFlags(0)
 	if err := run(*addr, *redisAddr, *kind); err != nil {
