@@ -2,6 +2,15 @@ package sessions_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,6 +39,681 @@ func TestRedisTouchKeepsIdle(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, time.Hour, got.Idle)
 	require.Equal(t, rec.Expires.UnixMilli(), got.Expires.UnixMilli())
+}
+
+// sentCommands is a hook that keeps what a client sends.
+type sentCommands struct {
+	mu   sync.Mutex
+	sent [][]string
+}
+
+func (c *sentCommands) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *sentCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.keep(cmd)
+		return next(ctx, cmd)
+	}
+}
+
+func (c *sentCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			c.keep(cmd)
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func (c *sentCommands) keep(cmd redis.Cmder) {
+	var args []string
+	for _, a := range cmd.Args() {
+		if b, ok := a.([]byte); ok {
+			a = string(b)
+		}
+		args = append(args, fmt.Sprint(a))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sent = append(c.sent, args)
+}
+
+func (c *sentCommands) take() [][]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	sent := c.sent
+	c.sent = nil
+	return sent
+}
+
+const hundredYears = 100 * 365 * 24 * time.Hour
+
+// strangeDurations are what a computation may come to.
+var strangeDurations = []time.Duration{
+	0, -1, -time.Millisecond, -5 * time.Second, -hundredYears, math.MinInt64,
+	1, 999 * time.Microsecond, time.Millisecond, 1500 * time.Microsecond, time.Second - 1, 1500 * time.Millisecond, time.Hour, hundredYears, math.MaxInt64,
+}
+
+// Every path that writes, with every strange duration in every place that takes one: whatever comes of it, no key is
+// without a TTL, none has more than the store's, and each SET asked for one itself.
+func TestP09_RedisEveryPathHasATTL(t *testing.T) {
+	ctx := context.Background()
+	server := redistest.Start(t)
+	rdb, admin := server.Client(t), server.Client(t)
+	hook := &sentCommands{}
+	rdb.AddHook(hook)
+
+	written := 0
+	check := func(t *testing.T, most time.Duration) {
+		t.Helper()
+		for _, args := range hook.take() {
+			switch name := strings.ToLower(args[0]); name {
+			case "set":
+				written++
+				i := len(args) - 2
+				if strings.EqualFold(args[len(args)-1], "nx") {
+					i--
+				}
+				unit := strings.ToLower(args[i])
+				require.Contains(t, []string{"px", "ex"}, unit, "%q", args)
+				n, err := strconv.ParseInt(args[i+1], 10, 64)
+				require.NoError(t, err)
+				require.Positive(t, n)
+			case "evalsha", "eval":
+				written++
+				// Save: script, 1, key, version, record, lifetime, ...; touch: script, 1, key, version, expiry, lifetime.
+				n, err := strconv.ParseInt(args[6], 10, 64)
+				require.NoError(t, err)
+				require.Positive(t, n)
+			case "get", "del", "hello", "client":
+			default:
+				require.Fail(t, "a command that this test does not know", "%q", args)
+			}
+		}
+		for keys := admin.Scan(ctx, 0, "*", 1000).Iterator(); keys.Next(ctx); {
+			ms, err := admin.Do(ctx, "PTTL", keys.Val()).Int64()
+			require.NoError(t, err)
+			require.NotEqual(t, int64(-1), ms, "a key without a TTL")
+			if ms > 0 {
+				require.LessOrEqual(t, ms, most.Milliseconds())
+			}
+		}
+		require.NoError(t, admin.FlushDB(ctx).Err())
+	}
+
+	paths := func(app *redisApp) {
+		token, _ := app.do("", addHit)
+		token, _ = app.do(token, addHit)
+		if id := redisKey(token); admin.Exists(ctx, id).Val() == 1 {
+			age(t, admin, token)
+		}
+		token, _ = app.do(token, func(s sessions.Session) { redisHits.Get(s) })
+		token, _ = app.do(token, func(s sessions.Session) { s.Renew(); addHit(s) })
+		token, _ = app.do(token, func(s sessions.Session) { s.Renew() })
+		token, _ = app.do(token, func(s sessions.Session) { s.Clear() })
+		token, _ = app.do(token, func(s sessions.Session) { s.Destroy(); addHit(s) })
+		_, _ = app.do(token, addHit)
+	}
+
+	t.Run("TTL", func(t *testing.T) {
+		for _, d := range strangeDurations {
+			store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: d})
+			if d < time.Millisecond {
+				var bad *sessions.ConfigError
+				require.ErrorAs(t, err, &bad, "%v", d)
+				require.Equal(t, "TTL", bad.Field)
+				continue
+			}
+			require.NoError(t, err)
+			paths(newRedisApp(t, store))
+			check(t, max(d, time.Minute)) // a minute: the tombstone of a renewal
+		}
+	})
+	t.Run("IdleTimeout and AbsoluteTimeout", func(t *testing.T) {
+		store := newRedisStore(t, rdb, 48*time.Hour)
+		for _, idle := range strangeDurations {
+			for _, absolute := range strangeDurations {
+				_, err := sessions.New(sessions.Config{Store: store, IdleTimeout: idle, AbsoluteTimeout: absolute})
+				if idle != 0 && idle < time.Millisecond || absolute != 0 && absolute < time.Millisecond {
+					require.Error(t, err, "%v %v", idle, absolute)
+					continue
+				}
+				require.NoError(t, err)
+				paths(newRedisApp(t, store, func(c *sessions.Config) { c.IdleTimeout, c.AbsoluteTimeout = idle, absolute }))
+				most := 48 * time.Hour
+				if absolute != 0 {
+					most = min(most, max(absolute, time.Minute))
+				}
+				check(t, most)
+			}
+		}
+	})
+	t.Run("SetLifetime", func(t *testing.T) {
+		app := newRedisApp(t, newRedisStore(t, rdb, 48*time.Hour))
+		for _, d := range strangeDurations {
+			live := func(s sessions.Session) { s.SetLifetime(d, true); addHit(s) }
+			token, _ := app.do("", live)
+			check(t, 48*time.Hour)
+			token, _ = app.do(token, addHit)
+			token, _ = app.do(token, live)
+			token, _ = app.do(token, addHit)
+			_, _ = app.do(token, func(s sessions.Session) { s.Renew(); live(s) })
+			check(t, 48*time.Hour)
+		}
+	})
+	t.Run("Expires of a record", func(t *testing.T) {
+		store := newRedisStore(t, rdb, 48*time.Hour)
+		for _, d := range strangeDurations {
+			for _, revoked := range []bool{false, true} {
+				most := 48 * time.Hour
+				if revoked {
+					most = math.MaxInt64
+				}
+				rec := newRedisRecord(time.Hour, time.Hour)
+				rec.Expires, rec.Revoked = time.Now().Add(d), revoked
+				_, err := store.Save(ctx, "", rec, 0)
+				if d <= 0 {
+					require.ErrorIs(t, err, sessions.ErrGone, "%v", d)
+				}
+				check(t, most)
+
+				rec = newRedisRecord(time.Hour, time.Hour)
+				_, err = store.Save(ctx, "", rec, 0)
+				require.NoError(t, err)
+				base := rec.Version
+				rec.Version++
+				rec.Expires, rec.Revoked = time.Now().Add(d), revoked
+				_, err = store.Save(ctx, "", rec, base)
+				if d <= 0 {
+					require.ErrorIs(t, err, sessions.ErrGone, "%v", d)
+				}
+				check(t, most)
+
+				rec = newRedisRecord(time.Hour, time.Hour)
+				_, err = store.Save(ctx, "", rec, 0)
+				require.NoError(t, err)
+				rec.Expires = time.Now().Add(d)
+				_, err = store.Touch(ctx, "", rec)
+				if d <= 0 {
+					require.ErrorIs(t, err, sessions.ErrGone, "%v", d)
+				}
+				check(t, 48*time.Hour)
+			}
+		}
+		rec := newRedisRecord(time.Hour, time.Hour)
+		rec.Expires = time.Time{}
+		_, err := store.Save(ctx, "", rec, 0)
+		require.ErrorIs(t, err, sessions.ErrGone)
+		check(t, 0)
+	})
+	require.Greater(t, written, 500)
+}
+
+// However a session slides, its key does not outlive the absolute deadline.
+func TestP09_RedisNotPastTheDeadline(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, 48*time.Hour), func(c *sessions.Config) {
+		c.IdleTimeout, c.AbsoluteTimeout = time.Hour, 2*time.Hour
+	})
+	began := time.Now()
+	token := app.must("", addHit)
+	left := func() time.Duration {
+		return time.Until(began) + rdb.PTTL(ctx, redisKey(token)).Val() + 2*time.Since(began)
+	}
+	for _, step := range []func(sessions.Session){
+		func(s sessions.Session) { s.SetLifetime(hundredYears, true) },
+		addHit,
+		func(s sessions.Session) { s.Renew() },
+		func(s sessions.Session) { redisHits.Get(s) },
+	} {
+		token = app.must(token, step)
+		require.LessOrEqual(t, left(), 2*time.Hour+time.Second)
+		require.Greater(t, left(), time.Hour)
+	}
+}
+
+// The token is in the cookie, and nowhere in Redis.
+func TestP11_RedisHoldsNoToken(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, time.Hour))
+	type user struct {
+		Name string `json:"name"`
+	}
+	var tokens []string
+	for i := range 20 {
+		token := app.must("", func(s sessions.Session) { _ = s.Set("user", user{"Ada"}) })
+		tokens = append(tokens, token)
+		if i%2 == 0 {
+			tokens = append(tokens, app.must(token, func(s sessions.Session) { s.Renew() }))
+		}
+	}
+	var dump strings.Builder
+	for _, key := range rdb.Keys(ctx, "*").Val() {
+		text := rdb.Get(ctx, key).Val()
+		fmt.Fprintln(&dump, key, text)
+		require.Regexp(t, `^session:[0-9A-Za-z_-]{22}$`, key)
+
+		// Anybody can read it.
+		var stored struct {
+			ID string                     `json:"id"`
+			S  map[string]json.RawMessage `json:"s"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(text), &stored))
+		require.Equal(t, strings.TrimPrefix(key, "session:"), stored.ID)
+		if len(stored.S) > 0 {
+			require.JSONEq(t, `{"name":"Ada"}`, string(stored.S["user"]))
+		}
+	}
+	for _, token := range tokens {
+		require.NotContains(t, dump.String(), token)
+		require.Contains(t, dump.String(), redisKey(token))
+	}
+}
+
+// A record that somebody copies to another key is refused there.
+func TestP11_RedisRecordUnderAnotherKey(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, time.Hour))
+	mine, theirs := app.must("", addHit), app.must("", func(s sessions.Session) { addHit(s); addHit(s) })
+	require.NoError(t, rdb.Copy(ctx, redisKey(theirs), redisKey(mine), 0, true).Err())
+	_, ok := app.hits(mine)
+	require.False(t, ok)
+	require.Equal(t, 1, app.count(sessions.EventReject, sessions.OutcomeUndecodable))
+	n, _ := app.hits(theirs)
+	require.Equal(t, 2, n)
+
+	// Also by a write that had read its own before.
+	mine = app.must("", addHit)
+	rec := newRedisRecord(time.Hour, time.Hour)
+	rec.Version += 1000 // certainly another than ours
+	_, err := newRedisStore(t, rdb, time.Hour).Save(ctx, "", rec, 0)
+	require.NoError(t, err)
+	theirs = rec.Token
+	_, status := app.do(mine, func(s sessions.Session) {
+		require.NoError(t, rdb.Copy(ctx, redisKey(theirs), redisKey(mine), 0, true).Err())
+		addHit(s)
+	})
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	_, ok = app.hits(theirs)
+	require.False(t, ok)
+}
+
+// What else may stand under a key of ours: a fresh session, and no error to the client.
+func TestP13_RedisStrangeValues(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, time.Hour))
+	for name, put := range map[string]func(key string) error{
+		"list": func(key string) error { return rdb.RPush(ctx, key, "x").Err() },
+		"hash": func(key string) error { return rdb.HSet(ctx, key, "f", "v").Err() },
+		"set":  func(key string) error { return rdb.SAdd(ctx, key, "v").Err() },
+		"stream": func(key string) error {
+			return rdb.XAdd(ctx, &redis.XAddArgs{Stream: key, Values: []string{"a", "b"}}).Err()
+		},
+		"empty":  func(key string) error { return rdb.Set(ctx, key, "", time.Hour).Err() },
+		"text":   func(key string) error { return rdb.Set(ctx, key, "{}", time.Hour).Err() },
+		"bytes":  func(key string) error { return rdb.Set(ctx, key, "\x00\xff", time.Hour).Err() },
+		"number": func(key string) error { return rdb.Incr(ctx, key).Err() },
+		"large":  func(key string) error { return rdb.Set(ctx, key, strings.Repeat("1", 1<<20), time.Hour).Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			token := app.must("", addHit)
+			require.NoError(t, rdb.Del(ctx, redisKey(token)).Err())
+			require.NoError(t, put(redisKey(token)))
+			after := app.must(token, addHit)
+			require.NotEqual(t, token, after)
+			n, _ := app.hits(after)
+			require.Equal(t, 1, n)
+
+			// It comes while a request is on its way.
+			_, status := app.do(after, func(s sessions.Session) {
+				require.NoError(t, rdb.Del(ctx, redisKey(after)).Err())
+				require.NoError(t, put(redisKey(after)))
+				addHit(s)
+			})
+			require.Equal(t, http.StatusServiceUnavailable, status)
+			// Logging out removes it, whatever it is.
+			require.NoError(t, rdb.Del(ctx, redisKey(after)).Err())
+			token = app.must("", addHit)
+			gone := app.must(token, func(s sessions.Session) {
+				require.NoError(t, rdb.Del(ctx, redisKey(token)).Err())
+				require.NoError(t, put(redisKey(token)))
+				s.Destroy()
+			})
+			require.Empty(t, gone)
+			require.Zero(t, rdb.Exists(ctx, redisKey(token)).Val())
+		})
+	}
+}
+
+// commandStats gives how often the server ran each command since the last call.
+func commandStats(t testing.TB, rdb *redis.Client) map[string]int {
+	t.Helper()
+	ctx := context.Background()
+	text, err := rdb.Info(ctx, "commandstats").Result()
+	require.NoError(t, err)
+	require.NoError(t, rdb.ConfigResetStat(ctx).Err())
+	stats := map[string]int{}
+	for line := range strings.Lines(text) {
+		name, rest, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "cmdstat_"), ":calls=")
+		count, _, _ := strings.Cut(rest, ",")
+		if n, err := strconv.Atoi(count); ok && err == nil && !slices.Contains([]string{"hello", "info", "ping", "config", "client"}, strings.SplitN(name, "|", 2)[0]) {
+			stats[name] = n
+		}
+	}
+	return stats
+}
+
+func TestP03_RedisCommands(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	admin := server.Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, time.Hour*48))
+	loadScripts(t, admin)
+	untouched := newRedisApp(t, newRedisStore(t, rdb, time.Hour*48))
+	m, err := sessions.New(sessions.Config{Store: newRedisStore(t, rdb, time.Hour*48)})
+	require.NoError(t, err)
+	untouched.handler = m.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("x")) }))
+	token := app.must("", addHit)
+	commandStats(t, admin)
+	read := func(s sessions.Session) { redisHits.Get(s); redisHits.Get(s) }
+	for _, c := range []struct {
+		name string
+		do   func()
+		want map[string]int
+	}{
+		{"untouched", func() { untouched.must(token, nil) }, map[string]int{}},
+		{"no cookie, read", func() { app.must("", read) }, map[string]int{}},
+		{"malformed, write nothing", func() { app.must("x", read) }, map[string]int{}},
+		{"read", func() { app.must(token, read) }, map[string]int{"get": 1}},
+		{"read what is not there", func() { app.must(sessions.NewToken(), read) }, map[string]int{"get": 1}},
+		{"read and write", func() { app.must(token, addHit) }, map[string]int{"get": 2, "evalsha": 1, "set": 1}},
+		{"write what is there", func() {
+			app.must(token, func(s sessions.Session) { n, _ := redisHits.Get(s); _ = redisHits.Set(s, n) })
+		}, map[string]int{"get": 1}},
+		{"create", func() { app.must("", addHit) }, map[string]int{"set": 1}},
+		{"slide", func() { age(t, admin, token); commandStats(t, admin); app.must(token, read) }, map[string]int{"get": 2, "evalsha": 1, "set": 1}},
+		{"not again", func() { app.must(token, read) }, map[string]int{"get": 1}},
+		{"renew", func() { token = app.must(token, sessions.Session.Renew) }, map[string]int{"get": 2, "evalsha": 1, "set": 2}},
+		{"destroy", func() { app.must(token, sessions.Session.Destroy) }, map[string]int{"get": 1, "del": 1}},
+	} {
+		c.do()
+		require.Equal(t, c.want, commandStats(t, admin), c.name) // a script runs one get and one set inside
+	}
+}
+
+// A session slides once in 1/8 of its idle timeout, however often it is read.
+func TestP03_RedisSlideOncePerEighth(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	loadScripts(t, rdb)
+	app := newRedisApp(t, newRedisStore(t, rdb, time.Hour), func(c *sessions.Config) { c.IdleTimeout = 8 * time.Second })
+	token := app.must("", addHit)
+	commandStats(t, rdb)
+	began := time.Now()
+	reads := 0
+	for time.Since(began) < 2500*time.Millisecond {
+		_, ok := app.hits(token)
+		require.True(t, ok)
+		reads++
+	}
+	stats := commandStats(t, rdb)
+	require.LessOrEqual(t, stats["evalsha"], 2)
+	require.GreaterOrEqual(t, stats["evalsha"], 1)
+	require.Equal(t, reads+stats["evalsha"], stats["get"])
+	require.Greater(t, reads, 100)
+}
+
+func TestRedisScriptFlushHeals(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	auto, err := rdb.AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	for _, c := range []redis.Cmdable{rdb, auto} {
+		app := newRedisApp(t, newRedisStore(t, c, 100*time.Hour))
+		token := app.must("", addHit)
+		for i := range 3 {
+			require.NoError(t, rdb.ScriptFlush(ctx).Err())
+			app.must(token, addHit)
+			require.NoError(t, rdb.ScriptFlush(ctx).Err())
+			age(t, rdb, token)
+			n, _ := app.hits(token)
+			require.Equal(t, i+2, n)
+			require.Equal(t, i+1, app.count(sessions.EventTouch, sessions.OutcomeTouched))
+		}
+	}
+}
+
+// Redis comes back without its data: nobody's late write brings a session back.
+func TestP08_RedisRestartsEmpty(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, 100*time.Hour))
+	write, read, renew := app.must("", addHit), app.must("", addHit), app.must("", addHit)
+	age(t, rdb, read)
+
+	_, status := app.do(write, func(s sessions.Session) { addHit(s); server.Restart() })
+	require.Equal(t, http.StatusConflict, status)
+	_, status = app.do(renew, func(s sessions.Session) { s.Renew() })
+	require.Equal(t, http.StatusOK, status, "loaded after the restart: a fresh session")
+	require.Zero(t, rdb.DBSize(context.Background()).Val())
+
+	for _, do := range []func(sessions.Session){
+		addHit,
+		sessions.Session.Renew,
+		func(s sessions.Session) { s.Renew(); addHit(s) },
+	} {
+		token := app.must("", addHit)
+		_, status = app.do(token, func(s sessions.Session) { do(s); server.Restart() })
+		require.Equal(t, http.StatusConflict, status)
+		require.Zero(t, rdb.DBSize(context.Background()).Val(), "nothing came back")
+	}
+	token := app.must("", addHit)
+	age(t, rdb, token)
+	_, status = app.do(token, func(s sessions.Session) { redisHits.Get(s); server.Restart() })
+	require.Equal(t, http.StatusOK, status, "a request that only read is not failed")
+	require.Zero(t, rdb.DBSize(context.Background()).Val(), "a touch creates nothing")
+	_, ok := app.hits(token)
+	require.False(t, ok)
+	require.Positive(t, app.count(sessions.EventReject, sessions.OutcomeUnknown))
+}
+
+func TestP14_RedisAway(t *testing.T) {
+	server := redistest.Start(t)
+	app := newRedisApp(t, newRedisStore(t, server.Client(t), 100*time.Hour))
+	token := app.must("", addHit)
+	server.Stop()
+	after, status := app.do(token, addHit)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Equal(t, token, after, "nobody is told to forget the cookie")
+	_, status = app.do("", addHit)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+}
+
+// At maxmemory with noeviction reads and logouts go on; what needs memory fails, and fails whole.
+func TestRedisFull(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t, "--maxmemory", "4mb", "--maxmemory-policy", "noeviction").Client(t)
+	app := newRedisApp(t, newRedisStore(t, rdb, 100*time.Hour))
+	token, other := app.must("", addHit), app.must("", addHit)
+	age(t, rdb, other)
+	var err error
+	for i := 0; err == nil; i++ {
+		err = rdb.Set(ctx, fmt.Sprint("fill", i), strings.Repeat("x", 10_000), time.Hour).Err()
+	}
+	require.True(t, redis.IsOOMError(err), err)
+	for err = nil; err == nil; {
+		err = rdb.Set(ctx, fmt.Sprint("small", time.Now().UnixNano()), "x", time.Hour).Err()
+	}
+
+	n, ok := app.hits(token)
+	require.True(t, ok)
+	require.Equal(t, 1, n)
+	_, ok = app.hits(other) // its touch fails, and the request does not
+	require.True(t, ok)
+	require.Equal(t, 1, app.count(sessions.EventTouch, sessions.OutcomeError))
+
+	fresh, status := app.do("", addHit)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Empty(t, fresh)
+	after, status := app.do(token, addHit)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Equal(t, token, after)
+	after, status = app.do(token, sessions.Session.Renew)
+	require.Equal(t, http.StatusServiceUnavailable, status)
+	require.Equal(t, token, after)
+	n, ok = app.hits(token)
+	require.True(t, ok, "the session is as it was")
+	require.Equal(t, 1, n)
+
+	require.Empty(t, app.must(token, sessions.Session.Destroy))
+	require.Zero(t, rdb.Exists(ctx, redisKey(token)).Val())
+}
+
+// 100,000 small sessions cost 330 bytes each or less, all told.
+func TestRedisMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 100,000 sessions")
+	}
+	const n = 100_000
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	auto, err := rdb.AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	app := newRedisApp(t, newRedisStore(t, auto, 14*24*time.Hour), func(c *sessions.Config) { c.Observe = nil })
+	type user struct {
+		ID   int    `json:"id"`
+		Name string `json:"name"`
+	}
+	used := func() int64 {
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err)
+		return h.UsedMemory
+	}
+	create := func(i int) string {
+		return app.must("", func(s sessions.Session) {
+			_ = s.Set("user", user{100_000 + i, "Ada Lovelace"})
+			_ = s.Set("csrf", strings.Repeat("0123456789abcdef", 2))
+			_ = s.Set("visits", i%100)
+		})
+	}
+	token := create(0)
+	length := rdb.StrLen(ctx, redisKey(token)).Val()
+	before := used()
+	var all sync.WaitGroup
+	for worker := range 50 {
+		all.Go(func() {
+			for i := worker; i < n; i += 50 {
+				create(i)
+			}
+		})
+	}
+	all.Wait()
+	require.EqualValues(t, n+1, rdb.DBSize(ctx).Val())
+	each := float64(used()-before) / n
+	t.Logf("%.0f bytes a session; a value of %d bytes; key of %d bytes", each, length, len(redisKey(token)))
+	require.LessOrEqual(t, each, 330.0)
+}
+
+// Every kind of client that go-redis has.
+func TestRedisClients(t *testing.T) {
+	server, second := redistest.Start(t), redistest.Start(t)
+	cluster := redistest.StartCluster(t, 1)
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": server.Addr, "two": second.Addr}})
+	defer ring.Close()
+	universal := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{server.Addr}})
+	defer universal.Close()
+	universalCluster := redis.NewUniversalClient(&redis.UniversalOptions{Addrs: []string{cluster[0].Addr}, IsClusterMode: true})
+	defer universalCluster.Close()
+	auto, err := server.Client(t).AutoPipeline()
+	require.NoError(t, err)
+	defer auto.Close()
+	deferred, err := server.Client(t).AsyncAutoPipeline()
+	require.NoError(t, err)
+	defer deferred.Close()
+	clusterClient := redistest.ClusterClient(t, cluster)
+	clusterAuto, err := clusterClient.AutoPipeline()
+	require.NoError(t, err)
+	defer clusterAuto.Close()
+	oldProtocol := redis.NewClient(&redis.Options{Addr: server.Addr, Protocol: 2, DisableIdentity: true})
+	defer oldProtocol.Close()
+	for name, rdb := range map[string]redis.Cmdable{
+		"Client":                    server.Client(t),
+		"Client, RESP2":             oldProtocol,
+		"ClusterClient":             clusterClient,
+		"Ring":                      ring,
+		"UniversalClient":           universal,
+		"UniversalClient, cluster":  universalCluster,
+		"AutoPipeline":              auto,
+		"AutoPipeline, deferred":    deferred,
+		"AutoPipeline of a cluster": clusterAuto,
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := newRedisApp(t, newRedisStore(t, rdb, 100*time.Hour))
+			for range 20 { // several slots and shards
+				token := app.must("", addHit)
+				app.must(token, addHit)
+				age(t, rdb, token)
+				n, _ := app.hits(token)
+				require.Equal(t, 2, n)
+				renewed := app.must(token, func(s sessions.Session) { s.Renew(); addHit(s) })
+				_, ok := app.hits(token)
+				require.False(t, ok)
+				n, _ = app.hits(renewed)
+				require.Equal(t, 3, n)
+				require.Empty(t, app.must(renewed, sessions.Session.Destroy))
+				_, ok = app.hits(renewed)
+				require.False(t, ok)
+			}
+			require.Equal(t, 20, app.count(sessions.EventTouch, sessions.OutcomeTouched))
+			token := app.must("", addHit)
+			var all sync.WaitGroup
+			for range 20 {
+				all.Go(func() { app.must(token, addHit) })
+			}
+			all.Wait()
+			n, _ := app.hits(token)
+			require.Equal(t, 21, n)
+		})
+	}
+}
+
+func TestP16_RedisStoreConfig(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: net.JoinHostPort("127.0.0.1", "1")})
+	defer rdb.Close()
+	for name, c := range map[string]struct {
+		rdb    redis.Cmdable
+		ttl    time.Duration
+		fields []string
+	}{
+		"good":                 {rdb, time.Hour, nil},
+		"least":                {rdb, time.Millisecond, nil},
+		"nothing":              {nil, 0, []string{"rdb", "TTL"}},
+		"typed nil":            {(*redis.Client)(nil), time.Hour, []string{"rdb"}},
+		"typed nil of cluster": {(*redis.ClusterClient)(nil), time.Hour, []string{"rdb"}},
+		"pipeline":             {rdb.Pipeline(), time.Hour, []string{"rdb"}},
+		"transaction":          {rdb.TxPipeline(), -1, []string{"rdb", "TTL"}},
+		"negative":             {rdb, -time.Hour, []string{"TTL"}},
+		"too short":            {rdb, time.Millisecond - 1, []string{"TTL"}},
+	} {
+		store, err := sessions.NewRedisStore(c.rdb, sessions.RedisStoreConfig{TTL: c.ttl})
+		require.Equal(t, c.fields == nil, err == nil, name)
+		require.Equal(t, c.fields == nil, store != nil, name)
+		var fields []string
+		if err != nil {
+			for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+				var bad *sessions.ConfigError
+				require.ErrorAs(t, e, &bad)
+				fields = append(fields, bad.Field)
+			}
+		}
+		require.Equal(t, c.fields, fields, name)
+	}
 }
 
 func newRedisStore(t testing.TB, rdb redis.Cmdable, ttl time.Duration) *sessions.RedisStore {
