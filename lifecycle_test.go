@@ -1299,3 +1299,57 @@ func TestSession_OutsideOfTheMiddleware(t *testing.T) {
 		require.ErrorIs(t, err, sessions.ErrNoMiddleware)
 	})
 }
+
+// Other goroutines of the handler may change the session while it is being written: that is saved by the next commit.
+func TestSession_ChangesDuringTheCommit(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		n := sessions.NewKey[int]("n")
+		add := func(s sessions.Session) {
+			_, err := n.Update(s, func(n int) int { return n + 1 })
+			require.NoError(t, err)
+		}
+		for name, c := range map[string]struct {
+			first, during func(s sessions.Session)
+			want          map[string]string // nil: the session has ended
+		}{
+			"changes": {add, func(s sessions.Session) { add(s); _ = s.Set("during", 2) }, map[string]string{"n": "3", "during": "2"}},
+			"changes during a renewal": {func(s sessions.Session) { s.Renew(); add(s) },
+				func(s sessions.Session) { add(s); _ = s.Set("during", 2) }, map[string]string{"n": "3", "during": "2"}},
+			"delete":                   {add, func(s sessions.Session) { n.Delete(s) }, map[string]string{}},
+			"renewal":                  {add, func(s sessions.Session) { s.Renew() }, map[string]string{"n": "2"}},
+			"destroy":                  {add, func(s sessions.Session) { s.Destroy() }, nil},
+			"destroy, then set":        {add, func(s sessions.Session) { s.Destroy(); _ = s.Set("x", 1) }, nil},
+			"destroy during a renewal": {func(s sessions.Session) { s.Renew() }, func(s sessions.Session) { s.Destroy() }, nil},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.use(func(s sessions.Session) { _ = n.Set(s, 1) })
+				old := b.cookie()
+				r := b.try(func(s sessions.Session) {
+					c.first(s)
+					spy.before(func(_ context.Context, op string, _ *sessions.Record) error {
+						spy.before(nil)
+						require.Equal(t, "save", op)
+						c.during(s)
+						return nil
+					})
+				})
+				require.Equal(t, http.StatusOK, r.status)
+				if c.want == nil {
+					for _, token := range []string{old, b.cookie()} {
+						b.raw(func(s sessions.Session) { require.True(t, s.IsNew()) }, "session="+token)
+					}
+					return
+				}
+				got := map[string]string{}
+				b.use(func(s sessions.Session) {
+					for key := range s.Keys() {
+						got[key] = value(t, s, key)
+					}
+				})
+				require.Equal(t, c.want, got)
+			})
+		}
+	})
+}
