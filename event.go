@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 )
@@ -122,6 +123,9 @@ func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
 func (e Event) logLine() (slog.Level, string) {
 	switch e.Outcome {
 	case OutcomeError:
+		if errors.Is(e.Err, context.Canceled) { // a commit is never cancelled: this was a load
+			return slog.LevelInfo, "sessions: the request was given up before its session was loaded"
+		}
 		return slog.LevelError, "sessions: the store failed"
 	case OutcomeUnknown:
 		return slog.LevelInfo, "sessions: the client's session is not in the store"

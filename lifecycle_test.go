@@ -1353,3 +1353,19 @@ func TestSession_ChangesDuringTheCommit(t *testing.T) {
 		}
 	})
 }
+
+// A client that hangs up is not a store that fails: nobody is to be woken for it.
+func TestP14_AHangUpIsNotLoggedAsAnOutage(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	b := site.browser()
+	b.set("user", 42)
+	b.do(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		cancel()
+		_, err := sessions.Get(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+	require.Len(t, site.events.with(sessions.OutcomeError), 1)
+	require.Empty(t, site.log.lines("level=ERROR"))
+	require.Len(t, site.log.lines("given up"), 1)
+}
