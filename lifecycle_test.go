@@ -1369,3 +1369,35 @@ func TestP14_AHangUpIsNotLoggedAsAnOutage(t *testing.T) {
 	require.Empty(t, site.log.lines("level=ERROR"))
 	require.Len(t, site.log.lines("given up"), 1)
 }
+
+// A store may say no more than that there is a conflict: then the record is read again.
+func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			status    int
+		}{
+			"destroyed": {func(s sessions.Session) { s.Destroy() }, http.StatusConflict},
+			"renewed":   {func(s sessions.Session) { s.Renew() }, http.StatusConflict},
+			"written":   {func(s sessions.Session) { _ = s.Set("y", 2) }, http.StatusOK},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.set("user", 42)
+				r := b.clone().try(func(s sessions.Session) {
+					_ = s.Set("x", 1)
+					spy.before(func(context.Context, string, *sessions.Record) error {
+						spy.before(nil)
+						b.use(c.meanwhile)
+						return sessions.ErrConflict
+					})
+				})
+				require.Equal(t, c.status, r.status)
+				if c.status == http.StatusOK {
+					b.use(func(s sessions.Session) { require.Equal(t, []string{"user", "x", "y"}, keys(s)) })
+				}
+			})
+		}
+	})
+}
