@@ -1401,3 +1401,22 @@ func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
 		}
 	})
 }
+
+// A store of somebody else's may make tokens of any length: the manager looks as well.
+type longTokens struct{ sessions.Store }
+
+func (s longTokens) Save(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
+	token, err := s.Store.Save(ctx, name, rec, base)
+	return token + strings.Repeat("A", 4096-len("session")-len(token)+1), err
+}
+
+func TestSession_TooLargeFromAnyStore(t *testing.T) {
+	site := newSite(t, longTokens{sessiontest.NewMemoryStore()})
+	r := site.browser().try(func(s sessions.Session) { _ = s.Set("user", 42) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Empty(t, r.header.Values("Set-Cookie"))
+	tooLarge := site.events.with(sessions.OutcomeTooLarge)
+	require.Len(t, tooLarge, 1)
+	require.ErrorIs(t, tooLarge[0].Err, sessions.ErrTooLarge)
+	require.Contains(t, tooLarge[0].Err.Error(), "4097 bytes")
+}
