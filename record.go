@@ -49,6 +49,8 @@ type Record struct {
 	dual   dualState // what a DualStore knows of the copies
 	marks  string    // the last writes that led to the record, so that a repeated one knows its own first run
 	mark   string    // the write that is being made on it
+
+	replaces *Record // of a tombstone: the record whose place it takes
 }
 
 // Value returns the JSON text of one key.
@@ -120,7 +122,7 @@ func (r *Record) slide(now time.Time) {
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, dual: r.dual, marks: r.marks,
+		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, dual: r.dual, marks: r.marks, replaces: r,
 	}
 }
 

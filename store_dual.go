@@ -309,7 +309,9 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 		s.newVer = c.new.Version
 	}
 	rec.dual = s
-	if c.new == nil && c.newSeen && phase >= DualReadNew {
+	missing := c.new == nil && c.newSeen && phase >= DualReadNew
+	behind := c.new != nil && rec == c.old && phase == NewOnly && c.new.Version < rec.Version // the cookie is about to lose its copy
+	if missing || behind {
 		if err := d.adopt(ctx, name, rec); err != nil {
 			return nil, err
 		}
@@ -331,31 +333,43 @@ func isToken(presented string) bool {
 // adopt writes an old copy to the new store, as it is: the same version, the same expiry. Somebody else may have been
 // quicker: then theirs counts if it is newer.
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
-	_, err := d.new.Save(ctx, name, rec.clone(), 0)
-	switch {
-	case err == nil:
-		rec.dual.newVer, rec.dual.adopted = rec.Version, true
-		return nil
-	case errors.Is(err, ErrConflict):
-		current, lerr := d.new.Load(ctx, name, rec.Token)
-		if lerr != nil {
-			return lerr
+	for ctx.Err() == nil {
+		_, err := d.new.Save(ctx, name, rec.clone(), rec.dual.newVer)
+		switch {
+		case err == nil:
+			rec.dual.newVer, rec.dual.adopted = rec.Version, true
+			return nil
+		case errors.Is(err, ErrGone) && rec.dual.newVer != 0:
+			rec.dual.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
+			continue
+		case errors.Is(err, ErrGone):
+			return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+		case !errors.Is(err, ErrConflict):
+			if d.fallback && d.Phase() == DualReadNew {
+				rec.dual.newSeen = false
+				return nil
+			}
+			return err
 		}
-		if current.Revoked || current.Version >= rec.Version {
+		current, err := currentOf(ctx, name, d.new, rec, err)
+		switch {
+		case errors.Is(err, ErrGone):
+			rec.dual.newVer = 0
+		case err != nil:
+			return err
+		case current.Revoked:
+			return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+		case current.Version >= rec.Version:
 			state := rec.dual
 			state.newVer = current.Version
 			*rec = *current
 			rec.dual = state
 			return nil
+		default:
+			rec.dual.newVer = current.Version
 		}
-		rec.dual.newVer = current.Version
-		return nil
-	case errors.Is(err, ErrGone):
-		return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
-	case d.fallback && d.Phase() == DualReadNew:
-		return nil
 	}
-	return err
+	return ctx.Err()
 }
 
 // represent decides whether the client should have another form of its cookie: the sealed record while both stores are
@@ -475,11 +489,23 @@ type side struct {
 // forward writes rec over what one store has of it: the version that is expected, nothing at all, or an older copy that
 // was left behind when a write failed. A copy newer than base is somebody else's change: a conflict.
 func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Record, base int64) error {
+	put := func() (err error) {
+		if s.ver == 0 && rec.Revoked && rec.replaces != nil {
+			s.ver, err = d.putBefore(ctx, name, s.store, rec.replaces)
+		}
+		return err
+	}
+	if err := put(); err != nil {
+		return err
+	}
 	for {
 		_, err := s.store.Save(ctx, name, rec, s.ver)
 		switch {
 		case errors.Is(err, ErrGone) && s.ver != 0 && !s.present:
 			s.ver = 0
+			if err := put(); err != nil {
+				return err
+			}
 		case errors.Is(err, ErrConflict):
 			current, cerr := currentOf(ctx, name, s.store, rec, err)
 			switch {
@@ -500,6 +526,18 @@ func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Recor
 			return err
 		}
 	}
+}
+
+// putBefore writes the record that a tombstone is about to replace, if there is none, and returns the version that is
+// there. A tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write.
+func (d *DualStore) putBefore(ctx context.Context, name string, s Store, rec *Record) (int64, error) {
+	rec = rec.clone()
+	rec.mark = ""
+	_, err := s.Save(ctx, name, rec, 0)
+	if errors.Is(err, ErrConflict) {
+		return rec.Version, nil // the version check will tell
+	}
+	return rec.Version, err
 }
 
 // currentOf gives the record that a conflict found.
