@@ -606,8 +606,8 @@ func asksForCaching(name string, values []string) bool {
 	}
 	asks := false
 	for directive := range strings.SplitSeq(v, ",") {
-		directive, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
-		switch directive {
+		directive, value, _ := strings.Cut(directive, "=")
+		switch strings.TrimSpace(directive) {
 		case "private", "no-store", "no-cache":
 			return false
 		case "public":

@@ -1,0 +1,1722 @@
+package sessions_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
+	"handover.example/sessions/sessiontest"
+)
+
+const waitLimit = 10 * time.Second
+
+// served is a browser of a site on a real server, with what net/http complains of.
+type served struct {
+	*browser
+	proto string
+	log   *logBuffer
+}
+
+// serve puts a site on a real server and returns a browser for it: "h1" is HTTP/1.1, "h2" is HTTP/2, which is over TLS.
+func serve(t *testing.T, s *site, proto string) *served {
+	t.Helper()
+	complaints := &logBuffer{}
+	server := httptest.NewUnstartedServer(s.handler)
+	server.Config.ErrorLog = log.New(complaints, "", 0)
+	if proto == "h2" {
+		server.EnableHTTP2 = true
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	t.Cleanup(server.Close)
+	base, err := url.Parse(server.URL + "/")
+	require.NoError(t, err)
+	client := server.Client()
+	client.Jar = newJar(t)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.Timeout = 2 * waitLimit
+	return &served{&browser{site: s, base: base, client: client, header: http.Header{}}, proto, complaints}
+}
+
+// ownConnection returns another tab that shares no connection with v, where an answer without a body may leave one to the
+// next request before the handler has returned.
+func (v *served) ownConnection(t *testing.T) *served {
+	c := v.clone()
+	transport := v.client.Transport.(*http.Transport).Clone()
+	c.client.Transport = transport
+	t.Cleanup(transport.CloseIdleConnections)
+	return &served{c, v.proto, v.log}
+}
+
+// eachProto runs a subtest for HTTP/1.1 and one for HTTP/2.
+func eachProto(t *testing.T, test func(t *testing.T, proto string)) {
+	t.Helper()
+	for _, proto := range []string{"h1", "h2"} {
+		t.Run(proto, func(t *testing.T) { test(t, proto) })
+	}
+}
+
+// start sends a request and returns as soon as the headers are there.
+func (v *served) start(ctx context.Context, method string, step http.HandlerFunc, lines ...string) (*http.Response, error) {
+	id := strconv.FormatInt(v.site.next.Add(1), 10)
+	v.site.steps.Store(id, step)
+	req, err := http.NewRequestWithContext(ctx, method, v.base.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Step", id)
+	for i := 0; i+1 < len(lines); i += 2 {
+		req.Header.Set(lines[i], lines[i+1])
+	}
+	return v.client.Do(req)
+}
+
+// run sends a request and reads the response. Trailers are among the headers, as "Trailer:X".
+func (v *served) run(step http.HandlerFunc) reply { return v.method(http.MethodGet, step) }
+
+// abort is run for a handler that answers nothing: unlike a GET, a POST is not sent again when the connection ends.
+func (v *served) abort(step http.HandlerFunc) reply { return v.method(http.MethodPost, step) }
+
+func (v *served) method(method string, step http.HandlerFunc, lines ...string) reply {
+	res, err := v.start(context.Background(), method, step, lines...)
+	if err != nil {
+		return reply{err: err}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	for k, values := range res.Trailer {
+		res.Header["Trailer:"+k] = values
+	}
+	return reply{res.StatusCode, res.Header, string(body), err}
+}
+
+// session is Get for handlers of tests.
+func session(t testing.TB, r *http.Request) sessions.Session {
+	s, err := sessions.Get(r.Context())
+	if err != nil {
+		t.Errorf("Get: %v", err)
+		panic(http.ErrAbortHandler)
+	}
+	return s
+}
+
+// wait fails the test if nothing comes.
+func wait[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(waitLimit):
+		t.Fatal("waited in vain")
+	}
+	return v
+}
+
+// eachRealStore is eachStore without miniredis.
+func eachRealStore(t *testing.T, test func(t *testing.T, sc storeCase, store sessions.Store)) {
+	t.Helper()
+	for _, sc := range []storeCase{memoryStore, cookieStore, redisStore} {
+		t.Run(sc.name, func(t *testing.T) { test(t, sc, sc.make(t)) })
+	}
+}
+
+// bigPage does not fit the buffers of net/http: it is on its way while the handler still runs.
+var bigPage = bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
+
+func bigFile(t *testing.T) string {
+	name := filepath.Join(t.TempDir(), "page.txt")
+	require.NoError(t, os.WriteFile(name, bigPage, 0o600))
+	return name
+}
+
+// way is one way to answer.
+type way struct {
+	name   string
+	status int
+	answer func(w http.ResponseWriter, r *http.Request)
+}
+
+// ways gives all ways to answer, apart from Hijack.
+func ways(t *testing.T) []way {
+	file := bigFile(t)
+	return []way{
+		{"Write", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bigPage) }},
+		{"WriteString", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, string(bigPage)) }},
+		{"Fprint", 200, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "page") }},
+		{"WriteHeader", 201, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) }},
+		{"WriteHeader 204", 204, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }},
+		{"WriteHeader 304", 304, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }},
+		{"WriteHeader twice", 404, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404); w.WriteHeader(200) }},
+		{"Flush", 200, func(w http.ResponseWriter, _ *http.Request) { w.(http.Flusher).Flush() }},
+		{"FlushError", 200, func(w http.ResponseWriter, _ *http.Request) {
+			_ = w.(interface{ FlushError() error }).FlushError()
+		}},
+		{"ResponseController.Flush", 200, func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(w).Flush()
+		}},
+		{"ResponseController.Flush behind a wrapper", 200, func(w http.ResponseWriter, _ *http.Request) {
+			_ = http.NewResponseController(unwrapper{w}).Flush()
+		}},
+		{"deadlines, then Write", 200, func(w http.ResponseWriter, _ *http.Request) {
+			rc := http.NewResponseController(w)
+			require.NoError(t, rc.SetWriteDeadline(time.Now().Add(time.Minute)))
+			require.NoError(t, rc.SetReadDeadline(time.Now().Add(time.Minute)))
+			_ = rc.EnableFullDuplex()
+			_, _ = w.Write(bigPage)
+		}},
+		{"io.Copy", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, bytes.NewReader(bigPage)) }},
+		{"io.Copy of a plain reader", 200, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.Copy(w, struct{ io.Reader }{bytes.NewReader(bigPage)})
+		}},
+		{"io.Copy of a file", 200, func(w http.ResponseWriter, _ *http.Request) {
+			f, err := os.Open(file)
+			if err == nil {
+				defer f.Close()
+				_, _ = io.Copy(w, f)
+			}
+		}},
+		{"io.Copy of nothing, then an error", 500, func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.Copy(w, strings.NewReader(""))
+			http.Error(w, "page", 500)
+		}},
+		{"ServeContent", 200, func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "page.txt", time.Time{}, bytes.NewReader(bigPage))
+		}},
+		{"ServeFile", 200, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }},
+		{"Redirect", 303, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/next", 303) }},
+		{"Error", 418, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "page", 418) }},
+		{"NotFound", 404, http.NotFound},
+		{"103, then 200", 200, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Link", "</style.css>; rel=preload")
+			w.WriteHeader(103)
+			w.WriteHeader(200)
+		}},
+		{"103, then Write", 200, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(103)
+			_, _ = w.Write(bigPage)
+		}},
+	}
+}
+
+type unwrapper struct{ http.ResponseWriter }
+
+func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+func TestP01_UntouchedIsFree(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, site, proto)
+			for range 2 { // without a cookie, and with one
+				for _, way := range append(ways(t), way{"nothing", 200, func(http.ResponseWriter, *http.Request) {}}) {
+					spy.reset()
+					site.events.reset()
+					before := v.cookie()
+					got := v.run(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Cache-Control", "public")
+						way.answer(w, r)
+					})
+					require.NoError(t, got.err, way.name)
+					require.Equal(t, way.status, got.status, way.name)
+					require.NotContains(t, got.header, "Set-Cookie", way.name)
+					require.NotContains(t, got.header, "Vary", way.name)
+					require.Equal(t, before, v.cookie())
+					require.Zero(t, spy.calls(), way.name)
+					require.Empty(t, site.events.outcomes())
+				}
+				v.set("a", 1)
+			}
+		})
+	})
+}
+
+// The client's next request, sent as soon as the first byte is there and while the handler still runs, sees the change.
+func TestP04_CommittedBeforeTheFirstByte(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		eachProto(t, func(t *testing.T, proto string) {
+			for i, way := range ways(t) {
+				for _, existing := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s, existing=%v", way.name, existing), func(t *testing.T) {
+						v := serve(t, site, proto)
+						if existing {
+							v.set("before", true)
+						}
+						spy.reset()
+						release, done := make(chan struct{}), make(chan struct{})
+						goOn := sync.OnceFunc(func() { close(release) })
+						t.Cleanup(goOn)
+						res, err := v.start(context.Background(), http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+							defer close(done)
+							if session(t, r).Set("n", i) != nil {
+								return
+							}
+							way.answer(w, r)
+							if n := spy.saves.Load(); n != 1 {
+								t.Errorf("%d saves after the answer, want 1", n)
+							}
+							_ = http.NewResponseController(w).Flush()
+							<-release
+						})
+						require.NoError(t, err)
+						require.Equal(t, way.status, res.StatusCode)
+						select {
+						case <-done:
+							t.Error("the handler has returned before the headers came")
+						default:
+						}
+						require.Equal(t, strconv.Itoa(i), v.ownConnection(t).get("n"), "the next request, while the handler runs")
+						goOn()
+						_, err = io.Copy(io.Discard, res.Body)
+						require.NoError(t, err)
+						_ = res.Body.Close()
+						wait(t, done)
+						require.EqualValues(t, 1, spy.saves.Load(), "one commit")
+						if sc.server && existing {
+							require.NotContains(t, res.Header, "Set-Cookie", "same token, same cookie")
+						} else {
+							require.Len(t, res.Header.Values("Set-Cookie"), 1)
+						}
+					})
+				}
+			}
+		})
+	})
+}
+
+// A handler that writes nothing commits when it returns; HEAD and conditional requests commit as any other.
+func TestP04_OtherAnswers(t *testing.T) {
+	file := bigFile(t)
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		eachProto(t, func(t *testing.T, proto string) {
+			for i, c := range []struct {
+				name, method string
+				lines        []string
+				answer       http.HandlerFunc
+				status       int
+			}{
+				{"returns", http.MethodGet, nil, func(http.ResponseWriter, *http.Request) {}, 200},
+				{"returns after 103", http.MethodGet, nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103) }, 200},
+				{"HEAD, returns", http.MethodHead, nil, func(http.ResponseWriter, *http.Request) {}, 200},
+				{"HEAD, Write", http.MethodHead, nil, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bigPage) }, 200},
+				{"HEAD, ServeFile", http.MethodHead, nil, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }, 200},
+				{"range", http.MethodGet, []string{"Range", "bytes=5-9"}, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }, 206},
+				{"bad range", http.MethodGet, []string{"Range", "bytes=99999999-"}, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }, 416},
+				{"not modified", http.MethodGet, []string{"If-Modified-Since", "Fri, 01 Jan 2100 00:00:00 GMT"}, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }, 304},
+				{"no such file", http.MethodGet, nil, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file+"x") }, 404},
+				{"POST", http.MethodPost, nil, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(202) }, 202},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					v := serve(t, site, proto)
+					spy.reset()
+					got := v.method(c.method, func(w http.ResponseWriter, r *http.Request) {
+						_ = session(t, r).Set("n", i)
+						c.answer(w, r)
+					}, c.lines...)
+					require.NoError(t, got.err)
+					require.Equal(t, c.status, got.status)
+					require.Len(t, got.header.Values("Set-Cookie"), 1)
+					require.EqualValues(t, 1, spy.saves.Load())
+					require.Equal(t, strconv.Itoa(i), v.get("n"))
+				})
+			}
+		})
+	})
+}
+
+func TestP04_Hijack(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		v := serve(t, site, "h1")
+		v.set("before", true)
+		for name, hijack := range map[string]func(http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error){
+			"Hijacker": func(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) { return w.(http.Hijacker).Hijack() },
+			"ResponseController": func(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
+				return http.NewResponseController(w).Hijack()
+			},
+			"after 101": func(w http.ResponseWriter) (net.Conn, *bufio.ReadWriter, error) {
+				w.Header().Set("Upgrade", "test")
+				w.Header().Set("Connection", "Upgrade")
+				w.WriteHeader(http.StatusSwitchingProtocols)
+				return w.(http.Hijacker).Hijack()
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy.reset()
+				site.events.reset()
+				release, done := make(chan struct{}), make(chan struct{})
+				goOn := sync.OnceFunc(func() { close(release) })
+				t.Cleanup(goOn)
+				res, err := v.start(context.Background(), http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+					defer close(done)
+					_ = session(t, r).Set("how", name)
+					conn, rw, err := hijack(w)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					if n := spy.saves.Load(); n != 1 {
+						t.Errorf("%d saves after the hijack, want 1", n)
+					}
+					if name != "after 101" {
+						fmt.Fprint(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: test\r\nConnection: Upgrade\r\n")
+						_ = w.Header().Write(rw)
+						fmt.Fprint(rw, "\r\n")
+						_ = rw.Flush()
+					}
+					<-release
+				}, "Connection", "Upgrade", "Upgrade", "test")
+				require.NoError(t, err)
+				require.Equal(t, 101, res.StatusCode)
+				if sc.server || name == "after 101" {
+					require.Equal(t, fmt.Sprintf("%q", name), v.get("how"))
+				}
+				goOn()
+				wait(t, done)
+				_ = res.Body.Close()
+				require.EqualValues(t, 1, spy.saves.Load())
+				late := site.events.with(sessions.OutcomeTooLate)
+				if sc.server || name == "after 101" {
+					require.Empty(t, late, "there was no cookie to send, or it was sent")
+				} else {
+					require.Len(t, late, 1, "a cookie that only the hijacker can send")
+				}
+			})
+		}
+	})
+}
+
+// outside is a middleware outside of Wrap that sets headers.
+func outside(s *site, header http.Header) {
+	next := s.handler
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for k, v := range header {
+			w.Header()[k] = append([]string(nil), v...)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func TestP05_AFailedCommitIsAFailedResponse(t *testing.T) {
+	file := bigFile(t)
+	all := append(ways(t),
+		way{"nothing", 0, func(http.ResponseWriter, *http.Request) {}},
+		way{"ServeFile with ETag", 0, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Etag", `"1"`)
+			http.ServeFile(w, r, file)
+		}})
+	errorHandlers := map[string]struct {
+		err    error
+		handle func(http.ResponseWriter, *http.Request, error)
+		status int
+		body   string
+	}{
+		"default":        {errStore, nil, 503, "The change could not be saved. Please try again.\n"},
+		"default, gone":  {sessions.ErrGone, nil, 409, "Your session has ended. Please reload the page.\n"},
+		"writes nothing": {errStore, func(http.ResponseWriter, *http.Request, error) {}, 503, "The change could not be saved. Please try again.\n"},
+		"custom": {errStore, func(w http.ResponseWriter, r *http.Request, err error) {
+			if !errors.Is(err, errStore) || r.URL.Path != "/" {
+				panic("not what happened")
+			}
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(500)
+			_, _ = io.WriteString(w, "custom")
+		}, 500, "custom"},
+		"flushes": {errStore, func(w http.ResponseWriter, _ *http.Request, _ error) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.WriteHeader(502)
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.WriteString(w, "slow")
+		}, 502, "slow"},
+		"uses the session": {errStore, func(w http.ResponseWriter, r *http.Request, _ error) {
+			s, err := sessions.Get(r.Context())
+			if err != nil {
+				panic(err)
+			}
+			_ = s.Set("n", 2)
+			s.Renew()
+			s.Destroy()
+			http.Error(w, "used", 500)
+		}, 500, "used\n"},
+	}
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		for name, c := range errorHandlers {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				site := newSite(t, spy, func(cfg *sessions.Config) { cfg.ErrorHandler = c.handle })
+				outer := http.Header{"X-Outer": {"1", "2"}, "Vary": {"Accept-Encoding"}, "Set-Cookie": {"outer=1"}}
+				outside(site, outer)
+				eachProto(t, func(t *testing.T, proto string) {
+					v := serve(t, site, proto)
+					v.set("n", 1)
+					old := v.cookie()
+					for _, way := range all {
+						spy.before(func(_ context.Context, op string, _ *sessions.Record) error {
+							if op == "save" {
+								return c.err
+							}
+							return nil
+						})
+						var late error
+						got := v.run(func(w http.ResponseWriter, r *http.Request) {
+							_ = session(t, r).Set("n", way.name)
+							h := w.Header()
+							h.Set("X-Handler", "1")
+							h.Set("X-Outer", "changed")
+							h.Set("Content-Type", "application/pdf")
+							h.Set("Cache-Control", "public, max-age=60")
+							h.Add("Set-Cookie", "handler=1")
+							if way.status != 204 && way.status != 304 && !strings.HasPrefix(way.name, "Serve") {
+								h.Set("Content-Length", strconv.Itoa(len(bigPage)))
+							}
+							way.answer(w, r)
+							if way.name != "nothing" {
+								_, late = w.Write([]byte("and more"))
+								h.Set(http.TrailerPrefix+"X-Trailer", "1")
+								h.Set("X-After", "1")
+								w.WriteHeader(299)
+								if !errors.Is(late, c.err) {
+									t.Errorf("%s: Write returned %v", way.name, late)
+								}
+							}
+						})
+						spy.before(nil)
+						require.NoError(t, got.err, way.name)
+						require.Equal(t, c.status, got.status, way.name)
+						require.Equal(t, c.body, got.body, way.name)
+						want := http.Header{"X-Outer": {"1", "2"}, "Vary": {"Accept-Encoding", "Cookie"}, "Set-Cookie": {"outer=1"}}
+						for k := range got.header {
+							switch k {
+							case "Date", "Content-Type", "Content-Length", "X-Content-Type-Options", "Retry-After":
+							default:
+								require.Equal(t, want.Values(k), got.header.Values(k), "%s: %s", way.name, k)
+							}
+						}
+						for k := range want {
+							require.Equal(t, want.Values(k), got.header.Values(k), "%s: %s", way.name, k)
+						}
+						require.Contains(t, got.header.Get("Content-Type"), "text/plain", way.name)
+						require.Equal(t, old, v.cookie(), "no session cookie was sent: %s", way.name)
+						require.Equal(t, "1", v.get("n"), "the store is as it was: %s", way.name)
+					}
+				})
+			})
+		}
+	})
+}
+
+// A hijack that cannot be committed does not happen.
+func TestP05_Hijack(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	v := serve(t, newSite(t, spy), "h1")
+	spy.fail("save")
+	got := v.run(func(w http.ResponseWriter, r *http.Request) {
+		_ = session(t, r).Set("n", 1)
+		w.Header().Set("X-Handler", "1")
+		if _, _, err := w.(http.Hijacker).Hijack(); !errors.Is(err, errStore) {
+			t.Errorf("Hijack returned %v", err)
+		}
+	})
+	require.NoError(t, got.err)
+	require.Equal(t, 503, got.status)
+	require.NotContains(t, got.header, "X-Handler")
+	require.NotContains(t, got.header, "Set-Cookie")
+}
+
+// A real server that is down, and a real session that is gone.
+func TestP05_RealFailures(t *testing.T) {
+	eachProto(t, func(t *testing.T, proto string) {
+		server := redistest.Start(t)
+		site := newSite(t, redisStoreOver(t, server.Client(t)))
+		v := serve(t, site, proto)
+		v.set("n", 1)
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			other := &served{v.clone(), proto, v.log}
+			other.use(func(s sessions.Session) { s.Destroy() })
+			_ = s.Set("n", 2)
+			_, err := w.Write([]byte("page"))
+			if !errors.Is(err, sessions.ErrGone) {
+				t.Errorf("Write returned %v", err)
+			}
+		})
+		require.NoError(t, got.err)
+		require.Equal(t, http.StatusConflict, got.status)
+		require.NotContains(t, got.header, "Set-Cookie")
+
+		v.set("n", 1)
+		got = v.run(func(w http.ResponseWriter, r *http.Request) {
+			_ = session(t, r).Set("n", 3)
+			server.Stop()
+			_, _ = w.Write([]byte("page"))
+		})
+		require.NoError(t, got.err)
+		require.Equal(t, http.StatusServiceUnavailable, got.status)
+		require.NotContains(t, got.body, "page")
+		require.NotContains(t, got.header, "Set-Cookie")
+	})
+}
+
+// A buffering middleware outside sends the headers long after the handler has returned: what the handler did to them
+// after the failure must not be there.
+func TestP05_BufferedOutside(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	site := newSite(t, spy)
+	site.handler = http.TimeoutHandler(site.handler, waitLimit, "timeout")
+	v := serve(t, site, "h1")
+	spy.fail("save")
+	got := v.run(func(w http.ResponseWriter, r *http.Request) {
+		_ = session(t, r).Set("n", 1)
+		h := w.Header()
+		_, _ = w.Write([]byte("page"))
+		h.Set("X-Handler", "1")
+		h.Add("Set-Cookie", "handler=1")
+	})
+	require.NoError(t, got.err)
+	require.Equal(t, 503, got.status)
+	require.NotContains(t, got.header, "X-Handler")
+	require.NotContains(t, got.header, "Set-Cookie")
+}
+
+// A panic in the ErrorHandler is as any other.
+func TestP05_ErrorHandlerPanics(t *testing.T) {
+	eachProto(t, func(t *testing.T, proto string) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		v := serve(t, newSite(t, spy, func(cfg *sessions.Config) {
+			cfg.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
+		}), proto)
+		spy.fail("save")
+		got := v.abort(func(w http.ResponseWriter, r *http.Request) {
+			_ = session(t, r).Set("n", 1)
+			_, _ = w.Write([]byte("page"))
+		})
+		require.Error(t, got.err)
+	})
+}
+
+// ends tells when a handler, and what Wrap does after it, has ended.
+type ends struct{ waiting sync.Map }
+
+func noteEnds(s *site) *ends {
+	e, next := &ends{}, s.handler
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if c, ok := e.waiting.LoadAndDelete(r.Header.Get("End")); ok {
+				close(c.(chan struct{}))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+	return e
+}
+
+// hangUp sends a request and goes away while the handler runs; step follows when the server has noticed. It returns when
+// all is over.
+func (e *ends) hangUp(t *testing.T, v *served, step http.HandlerFunc) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan struct{})
+	e.waiting.Store("1", ended)
+	_, err := v.start(ctx, http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+		cancel()
+		<-r.Context().Done()
+		step(w, r)
+	}, "End", "1")
+	require.ErrorIs(t, err, context.Canceled)
+	wait(t, ended)
+}
+
+func TestP06_AClientThatHangsUpLosesNothing(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		ends := noteEnds(site)
+		eachProto(t, func(t *testing.T, proto string) {
+			for name, answer := range map[string]func(http.ResponseWriter){
+				"returns": func(http.ResponseWriter) {},
+				"writes":  func(w http.ResponseWriter) { _, _ = w.Write(bigPage) },
+				"flushes": func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() },
+			} {
+				t.Run(name, func(t *testing.T) {
+					v := serve(t, site, proto)
+					v.set("n", 1)
+					var s sessions.Session
+					ends.hangUp(t, v, func(w http.ResponseWriter, r *http.Request) {
+						var err error
+						if s, err = sessions.Get(context.WithoutCancel(r.Context())); err != nil {
+							t.Error(err)
+							return
+						}
+						_ = s.Set("n", 2)
+						answer(w)
+						_ = s.Set("late", 3)
+					})
+					require.Equal(t, "2", v.get("n"))
+					require.Equal(t, "3", v.get("late"))
+
+					ends.hangUp(t, v, func(w http.ResponseWriter, r *http.Request) {
+						s, err := sessions.Get(context.WithoutCancel(r.Context()))
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						s.Destroy()
+						answer(w)
+					})
+					require.Empty(t, v.get("n"), "a logout, too")
+				})
+			}
+		})
+	})
+}
+
+type requestValue struct{}
+
+// A store that honours its context is not cut short by the client, but by CommitTimeout; it has the request's values.
+func TestP06_TheCommitHasItsOwnTimeout(t *testing.T) {
+	const timeout = 50 * time.Millisecond
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	site := newSite(t, spy, func(cfg *sessions.Config) { cfg.CommitTimeout = timeout })
+	next := site.handler
+	site.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestValue{}, "kept")))
+	})
+	ends := noteEnds(site)
+	eachProto(t, func(t *testing.T, proto string) {
+		v := serve(t, site, proto)
+		v.set("n", 1)
+		type seen struct {
+			left  time.Duration
+			value any
+			err   error
+		}
+		var commits []seen
+		hang := func(ctx context.Context, op string, _ *sessions.Record) error {
+			if op != "save" {
+				return nil
+			}
+			deadline, _ := ctx.Deadline()
+			s := seen{time.Until(deadline), ctx.Value(requestValue{}), ctx.Err()}
+			commits = append(commits, s)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		spy.before(hang)
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			_ = session(t, r).Set("n", 2)
+			if _, err := w.Write([]byte("page")); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("Write returned %v", err)
+			}
+		})
+		require.NoError(t, got.err)
+		require.Equal(t, 503, got.status)
+		ends.hangUp(t, v, func(_ http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(context.WithoutCancel(r.Context()))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = s.Set("n", 3)
+		})
+		spy.before(nil)
+		require.Len(t, commits, 2)
+		for _, c := range commits {
+			require.NoError(t, c.err)
+			require.Equal(t, "kept", c.value)
+			require.Greater(t, c.left, time.Duration(0))
+			require.LessOrEqual(t, c.left, timeout)
+		}
+		require.Equal(t, "1", v.get("n"))
+	})
+}
+
+func TestP17_ASessionCookieIsNeverCached(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		header  http.Header
+		dropped string // what the event names; empty if there is none
+	}{
+		{"nothing", http.Header{}, ""},
+		{"public", http.Header{"Cache-Control": {"public, max-age=60"}}, "Cache-Control"},
+		{"max-age", http.Header{"Cache-Control": {"max-age=60"}}, "Cache-Control"},
+		{"s-maxage, two lines, odd case", http.Header{"Cache-Control": {"must-revalidate", "S-MaxAge = 60"}}, "Cache-Control"},
+		{"CDN", http.Header{"Cdn-Cache-Control": {"max-age=60"}}, "Cdn-Cache-Control"},
+		{"CDN as its documentation writes it", http.Header{"CDN-Cache-Control": {"max-age=60"}}, "CDN-Cache-Control"},
+		{"CDN of a vendor", http.Header{"Cloudflare-Cdn-Cache-Control": {"public"}, "Netlify-Cdn-Cache-Control": {"public"}}, "Cloudflare-Cdn-Cache-Control, Netlify-Cdn-Cache-Control"},
+		{"surrogate", http.Header{"Surrogate-Control": {"max-age=60"}, "Cache-Control": {"no-cache"}}, "Surrogate-Control"},
+		{"edge", http.Header{"Edge-Control": {"cache-maxage=1h"}}, "Edge-Control"},
+		{"nginx", http.Header{"X-Accel-Expires": {"60"}}, "X-Accel-Expires"},
+		{"nginx, at a time", http.Header{"X-Accel-Expires": {"@1700000000"}}, "X-Accel-Expires"},
+		{"several", http.Header{"X-Accel-Expires": {"60"}, "Cache-Control": {"public"}, "cdn-cache-control": {"max-age=1"}}, "Cache-Control, X-Accel-Expires, cdn-cache-control"},
+		{"Expires", http.Header{"Expires": {"Fri, 01 Jan 2100 00:00:00 GMT"}}, ""},
+		{"no-store", http.Header{"Cache-Control": {"no-store"}}, ""},
+		{"private", http.Header{"Cache-Control": {"private, max-age=60"}}, ""},
+		{"no-cache", http.Header{"Cache-Control": {"public, no-cache"}}, ""},
+		{"max-age=0", http.Header{"Cache-Control": {"max-age=0, must-revalidate"}}, ""},
+		{"CDN no-store", http.Header{"Cdn-Cache-Control": {"no-store"}}, ""},
+		{"nginx off", http.Header{"X-Accel-Expires": {"0"}}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			site := newSite(t, sessiontest.NewMemoryStore())
+			eachProto(t, func(t *testing.T, proto string) {
+				v := serve(t, site, proto)
+				for _, change := range []struct {
+					name string
+					fn   func(sessions.Session)
+				}{
+					{"new", func(s sessions.Session) { _ = s.Set("n", 1) }},
+					{"renewed", func(s sessions.Session) { s.Renew() }},
+					{"destroyed", func(s sessions.Session) { s.Destroy() }},
+				} {
+					site.events.reset()
+					got := v.run(func(w http.ResponseWriter, r *http.Request) {
+						for k, values := range c.header {
+							w.Header()[k] = values
+						}
+						change.fn(session(t, r))
+						_, _ = w.Write([]byte("page"))
+					})
+					require.NoError(t, got.err)
+					require.Len(t, got.header.Values("Set-Cookie"), 1, change.name)
+					require.Equal(t, []string{"no-store"}, got.header.Values("Cache-Control"), change.name)
+					require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"), change.name)
+					for k := range c.header {
+						if k = textproto.CanonicalMIMEHeaderKey(k); k != "Cache-Control" {
+							require.Empty(t, got.header.Values(k), "%s: %s", change.name, k)
+						}
+					}
+					found := site.events.with(sessions.OutcomeOverridden)
+					if c.dropped == "" {
+						require.Empty(t, found, change.name)
+						continue
+					}
+					require.Len(t, found, 1, change.name)
+					require.Equal(t, sessions.EventCache, found[0].Kind)
+					require.Contains(t, found[0].Detail, " set "+c.dropped+" on ")
+				}
+
+				// A session that is only read leaves caching to the handler.
+				v.set("n", 1)
+				site.events.reset()
+				got := v.run(func(w http.ResponseWriter, r *http.Request) {
+					for k, values := range c.header {
+						w.Header()[k] = values
+					}
+					_ = value(t, session(t, r), "n")
+				})
+				require.NotContains(t, got.header, "Set-Cookie")
+				require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+				for k, values := range c.header {
+					require.Equal(t, values, got.header.Values(k), k)
+				}
+				require.Empty(t, site.events.with(sessions.OutcomeOverridden))
+			})
+		})
+	}
+}
+
+func TestP17_Vary(t *testing.T) {
+	for _, c := range []struct{ name, inside, outside string }{
+		{"none", "", ""},
+		{"other", "Accept-Encoding", ""},
+		{"two lines", "Accept-Encoding|Accept-Language", ""},
+		{"outside", "", "Accept-Encoding, Origin"},
+		{"there", "Cookie", ""},
+		{"there, in a list", "Accept-Encoding, cookie ,Origin", ""},
+		{"there, in the second line", "Accept-Encoding|COOKIE", ""},
+		{"star", "*", ""},
+		{"star in a list", "Origin, *", ""},
+		{"a name that only looks alike", "X-Cookie, Cookies, Set-Cookie", ""},
+		{"empty", " , ", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			site := newSite(t, sessiontest.NewMemoryStore())
+			if c.outside != "" {
+				outside(site, http.Header{"Vary": {c.outside}})
+			}
+			v := serve(t, site, "h1")
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				if c.inside != "" {
+					w.Header()["Vary"] = strings.Split(c.inside, "|")
+				}
+				session(t, r)
+				w.WriteHeader(200)
+				w.WriteHeader(200)
+			})
+			require.NoError(t, got.err)
+			var before []string
+			for _, part := range []string{c.inside, c.outside} {
+				if part != "" {
+					before = append(before, strings.Split(part, "|")...)
+				}
+			}
+			n, star := 0, false
+			for name := range strings.SplitSeq(strings.Join(got.header.Values("Vary"), ","), ",") {
+				name = strings.TrimSpace(name)
+				star = star || name == "*"
+				if strings.EqualFold(name, "Cookie") {
+					n++
+				}
+			}
+			require.True(t, star && n == 0 || !star && n == 1, "Vary: %q", got.header.Values("Vary"))
+			for i, line := range before {
+				require.Equal(t, strings.TrimSpace(line), strings.TrimSpace(got.header.Values("Vary")[i]), "what was there stays")
+			}
+		})
+	}
+}
+
+// A session that could not be had was still asked for: another client may get another answer.
+func TestP17_VaryOnErrors(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	v := serve(t, newSite(t, spy), "h1")
+	v.set("n", 1)
+	spy.fail("load")
+	got := v.try(noop)
+	require.Equal(t, 503, got.status)
+	require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+	require.NotContains(t, got.header, "Set-Cookie")
+}
+
+func TestP18_PanicsCommitNothing(t *testing.T) {
+	changes := map[string]func(sessions.Session){
+		"no change": noop,
+		"set":       func(s sessions.Session) { _ = s.Set("n", 2) },
+		"renewed":   func(s sessions.Session) { s.Renew(); _ = s.Set("n", 2) },
+		"destroyed": func(s sessions.Session) { s.Destroy(); _ = s.Set("n", 2) },
+	}
+	stops := map[string]func(http.ResponseWriter){
+		"panic":       func(http.ResponseWriter) { panic("boom") },
+		"nil panic":   func(http.ResponseWriter) { panic(nil) },
+		"abort":       func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"Goexit":      func(http.ResponseWriter) { runtime.Goexit() },
+		"bad status":  func(w http.ResponseWriter) { w.WriteHeader(0) },
+		"after 103":   func(w http.ResponseWriter) { w.WriteHeader(103); panic("boom") },
+		"after a set": func(w http.ResponseWriter) { w.Header().Set("X-Handler", "1"); panic("boom") },
+	}
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		plain := site.handler
+		eachProto(t, func(t *testing.T, proto string) {
+			for _, recovers := range []bool{false, true} {
+				site.handler = plain
+				if recovers {
+					site.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						defer func() {
+							if recover() != nil {
+								http.Error(w, "recovered", 500)
+							}
+						}()
+						plain.ServeHTTP(w, r)
+					})
+				}
+				v := serve(t, site, proto)
+				v.set("n", 1)
+				old := v.cookie()
+				for what, change := range changes {
+					for how, stop := range stops {
+						name := fmt.Sprintf("%s, %s, recovers=%v", what, how, recovers)
+						spy.reset()
+						got := v.abort(func(w http.ResponseWriter, r *http.Request) {
+							change(session(t, r))
+							stop(w)
+						})
+						if recovers && how != "Goexit" {
+							require.NoError(t, got.err, name)
+							require.Equal(t, 500, got.status, name)
+							require.NotContains(t, got.header, "Set-Cookie", name)
+						} else {
+							require.Error(t, got.err, name)
+						}
+						require.Zero(t, spy.writes(), name)
+						require.Equal(t, old, v.cookie(), name)
+						require.Equal(t, "1", v.get("n"), name)
+					}
+				}
+			}
+		})
+	})
+}
+
+// What was committed before the first byte stays; what came after it is dropped with the panic.
+func TestP18_PanicAfterTheFirstByte(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, newSite(t, store), proto)
+			v.set("n", 1)
+			_ = v.abort(func(w http.ResponseWriter, r *http.Request) {
+				s := session(t, r)
+				_ = s.Set("n", 2)
+				_ = http.NewResponseController(w).Flush()
+				_ = s.Set("n", 3)
+				panic(http.ErrAbortHandler)
+			})
+			require.Equal(t, "2", v.get("n"))
+		})
+	})
+}
+
+// An Update function that panics when it runs again, in the commit, is a panic of the handler.
+func TestP18_UpdatePanicsInTheCommit(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	v := serve(t, newSite(t, spy), "h1")
+	v.set("n", 1)
+	got := v.abort(func(w http.ResponseWriter, r *http.Request) {
+		s, runs := session(t, r), 0
+		_ = s.Update("n", func(json.RawMessage) (any, error) {
+			if runs++; runs > 1 {
+				panic(http.ErrAbortHandler)
+			}
+			return 5, nil
+		})
+		other := &served{v.clone(), "h1", v.log}
+		other.set("m", 1)
+		_, _ = w.Write([]byte("page"))
+	})
+	require.Error(t, got.err)
+	require.Equal(t, "1", v.get("n"))
+	require.Equal(t, "1", v.get("m"))
+}
+
+func TestBehaviour28_CookieOnTheFinalResponse(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, newSite(t, store), proto)
+			for _, way := range ways(t) {
+				var informational []string
+				ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
+					Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+						informational = append(informational, fmt.Sprint(code, h["Set-Cookie"], h["Link"], h["Vary"]))
+						return nil
+					},
+				})
+				v.hold("")
+				res, err := v.start(ctx, http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+					_ = session(t, r).Set("way", way.name)
+					way.answer(w, r)
+				})
+				require.NoError(t, err, way.name)
+				_, err = io.Copy(io.Discard, res.Body)
+				require.NoError(t, err, way.name)
+				_ = res.Body.Close()
+				require.Equal(t, way.status, res.StatusCode, way.name)
+				require.Len(t, res.Header.Values("Set-Cookie"), 1, way.name)
+				switch way.name {
+				case "103, then 200":
+					require.Equal(t, []string{"103 [] [</style.css>; rel=preload] []"}, informational)
+				case "103, then Write":
+					require.Equal(t, []string{"103 [] [] []"}, informational)
+				default:
+					require.Empty(t, informational)
+				}
+				require.Equal(t, fmt.Sprintf("%q", way.name), v.get("way"))
+			}
+			for line := range strings.Lines(v.log.String()) {
+				require.Contains(t, line, "superfluous", "the handler's own mistake, and nothing else")
+			}
+		})
+	})
+}
+
+func TestBehaviour29_StoreFailsAtCommit(t *testing.T) {
+	eachProto(t, func(t *testing.T, proto string) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		v := serve(t, newSite(t, spy), proto)
+		spy.fail("save")
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			_ = session(t, r).Set("n", 1)
+			w.Header().Set("Content-Type", "text/html")
+			w.Header().Set("Location", "/welcome")
+			w.WriteHeader(http.StatusFound)
+			_, _ = io.WriteString(w, "<h1>welcome</h1>")
+		})
+		require.NoError(t, got.err)
+		require.Equal(t, 503, got.status)
+		require.NotContains(t, got.header, "Location")
+		require.NotContains(t, got.header, "Set-Cookie")
+		require.Equal(t, "The change could not be saved. Please try again.\n", got.body)
+	})
+}
+
+func TestBehaviour30_ChangeAfterTheFirstByte(t *testing.T) {
+	const tooLate = "commit too_late"
+	eachRealStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		begins := map[string]func(http.ResponseWriter, *http.Request){
+			"Write":       func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("page")) },
+			"WriteHeader": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) },
+			"Flush":       func(w http.ResponseWriter, _ *http.Request) { _ = http.NewResponseController(w).Flush() },
+		}
+		eachProto(t, func(t *testing.T, proto string) {
+			for name, begin := range begins {
+				t.Run(name, func(t *testing.T) {
+					v := serve(t, site, proto)
+
+					// A new session has no cookie, and gets none any more.
+					spy.reset()
+					site.events.reset()
+					got := v.run(func(w http.ResponseWriter, r *http.Request) {
+						s := session(t, r)
+						begin(w, r)
+						_ = s.Set("n", 1)
+					})
+					require.Equal(t, 200, got.status)
+					require.NotContains(t, got.header, "Set-Cookie")
+					require.Zero(t, spy.writes(), "nothing is stored")
+					require.Equal(t, []string{"load none", tooLate}, site.events.outcomes())
+					require.NotEmpty(t, site.events.with(sessions.OutcomeTooLate)[0].Detail)
+
+					// So too if it is first asked for after the first byte.
+					site.events.reset()
+					got = v.run(func(w http.ResponseWriter, r *http.Request) {
+						begin(w, r)
+						_ = session(t, r).Set("n", 1)
+					})
+					require.NotContains(t, got.header, "Set-Cookie")
+					require.Zero(t, spy.writes())
+					require.Equal(t, []string{"load none", tooLate}, site.events.outcomes())
+
+					// An existing session on the server is saved when the handler returns; a sealed cookie cannot be.
+					v.set("n", 1)
+					for _, early := range []bool{true, false} {
+						n := map[bool]string{true: "2", false: "3"}[early]
+						site.events.reset()
+						got = v.run(func(w http.ResponseWriter, r *http.Request) {
+							if early {
+								session(t, r)
+							}
+							begin(w, r)
+							_ = session(t, r).Set("n", json.RawMessage(n))
+						})
+						require.Equal(t, 200, got.status)
+						require.NotContains(t, got.header, "Set-Cookie")
+						if sc.server {
+							require.Empty(t, site.events.with(sessions.OutcomeTooLate))
+							require.Equal(t, n, v.get("n"))
+						} else {
+							require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+							require.Equal(t, "1", v.get("n"))
+						}
+					}
+
+					// Early and late changes are two commits.
+					spy.reset()
+					v.run(func(w http.ResponseWriter, r *http.Request) {
+						s := session(t, r)
+						_ = s.Set("n", 4)
+						begin(w, r)
+						_ = s.Set("n", 5)
+						_ = s.Set("n", 6)
+					})
+					require.EqualValues(t, 2, spy.saves.Load())
+					require.Equal(t, map[bool]string{true: "6", false: "4"}[sc.server], v.get("n"))
+
+					// A new session that was made in time takes late changes too.
+					v.hold("")
+					v.run(func(w http.ResponseWriter, r *http.Request) {
+						s := session(t, r)
+						_ = s.Set("n", 1)
+						begin(w, r)
+						_ = s.Set("n", 2)
+					})
+					require.Equal(t, map[bool]string{true: "2", false: "1"}[sc.server], v.get("n"))
+
+					// Renew: the client cannot be given another token. The session stays.
+					site.events.reset()
+					spy.reset()
+					old := v.cookie()
+					got = v.run(func(w http.ResponseWriter, r *http.Request) {
+						s := session(t, r)
+						begin(w, r)
+						s.Renew()
+					})
+					require.NotContains(t, got.header, "Set-Cookie")
+					require.Zero(t, spy.writes())
+					require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+					require.Equal(t, old, v.cookie())
+					require.NotEmpty(t, v.get("n"))
+
+					// Destroy: gone where the server holds it. The client keeps a cookie that is worth nothing.
+					site.events.reset()
+					got = v.run(func(w http.ResponseWriter, r *http.Request) {
+						s := session(t, r)
+						begin(w, r)
+						s.Destroy()
+					})
+					require.NotContains(t, got.header, "Set-Cookie")
+					require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+					if sc.server {
+						require.Empty(t, v.get("n"))
+					}
+				})
+			}
+		})
+	})
+}
+
+// Renewed in time and changed late; destroyed in time and filled late; destroyed late after an early change.
+func TestBehaviour30_MixedOrders(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		v := serve(t, site, "h1")
+
+		v.set("n", 1)
+		old := v.clone()
+		v.run(func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			s.Renew()
+			_, _ = w.Write([]byte("page"))
+			_ = s.Set("n", 2)
+		})
+		require.Equal(t, "2", v.get("n"))
+		require.Empty(t, (&served{old, "h1", v.log}).get("n"), "the old token is dead")
+
+		site.events.reset()
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			s.Destroy()
+			_, _ = w.Write([]byte("page"))
+			_ = s.Set("n", 3)
+		})
+		require.Equal(t, -1, got.setCookie("session").MaxAge)
+		require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+		require.Empty(t, v.get("n"))
+
+		v.set("n", 1)
+		late := v.clone()
+		v.run(func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			s.Renew()
+			_, _ = w.Write([]byte("page"))
+			s.Destroy()
+			_ = s.Set("n", 4)
+		})
+		require.Empty(t, v.get("n"), "destroyed under its new token")
+		require.Empty(t, (&served{late, "h1", v.log}).get("n"))
+
+		v.run(func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			_ = s.Set("n", 5)
+			_, _ = w.Write([]byte("page"))
+			s.Destroy()
+		})
+		require.Empty(t, v.get("n"), "a new session, destroyed late")
+	})
+}
+
+// A late commit that fails can only be reported.
+func TestBehaviour30_LateCommitFails(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	site := newSite(t, spy)
+	v := serve(t, site, "h1")
+	v.set("n", 1)
+	spy.fail("save")
+	site.events.reset()
+	got := v.run(func(w http.ResponseWriter, r *http.Request) {
+		s := session(t, r)
+		_, _ = w.Write([]byte("page"))
+		_ = s.Set("n", 2)
+	})
+	require.NoError(t, got.err)
+	require.Equal(t, 200, got.status)
+	require.Equal(t, "page", got.body)
+	require.Equal(t, []string{"load loaded", "commit error"}, site.events.outcomes())
+	require.Empty(t, v.log.String())
+}
+
+func TestBehaviour31_ClientDisconnects(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		ends := noteEnds(site)
+		v := serve(t, site, "h1")
+		v.set("n", 1)
+		var s sessions.Session
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		ended := make(chan struct{})
+		ends.waiting.Store("1", ended)
+		_, err := v.start(ctx, http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+			s = session(t, r)
+			_ = s.Set("n", 2)
+			cancel()
+			<-r.Context().Done()
+		}, "End", "1")
+		require.ErrorIs(t, err, context.Canceled)
+		wait(t, ended)
+		require.Equal(t, "2", v.get("n"))
+	})
+}
+
+func TestBehaviour32_TheHandlersOwnCookies(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		outside(site, http.Header{"Set-Cookie": {"outer=1"}})
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, site, proto)
+			for _, change := range []func(sessions.Session){
+				func(s sessions.Session) { _ = s.Set("n", 1) },
+				func(s sessions.Session) { s.Renew() },
+				func(s sessions.Session) { s.Destroy() },
+			} {
+				own := []string{"b=2; Path=/b; HttpOnly", "a=1", "a=1", "sessions=no", "x-session=no"}
+				got := v.run(func(w http.ResponseWriter, r *http.Request) {
+					for _, c := range own[:2] {
+						w.Header().Add("Set-Cookie", c)
+					}
+					change(session(t, r))
+					for _, c := range own[2:] {
+						w.Header().Add("Set-Cookie", c)
+					}
+				})
+				lines := got.header.Values("Set-Cookie")
+				require.Len(t, lines, 7)
+				require.Equal(t, append([]string{"outer=1"}, own...), lines[:6])
+				require.True(t, strings.HasPrefix(lines[6], "session="), lines[6])
+			}
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				session(t, r)
+				http.SetCookie(w, &http.Cookie{Name: "a", Value: "1"})
+			})
+			require.Equal(t, []string{"outer=1", "a=1"}, got.header.Values("Set-Cookie"))
+		})
+	})
+}
+
+func TestBehaviour33_HandlerPanics(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		v := serve(t, site, "h1")
+		got := v.abort(func(w http.ResponseWriter, r *http.Request) {
+			_ = session(t, r).Set("n", 1)
+			panic("boom")
+		})
+		require.Error(t, got.err)
+		require.Zero(t, spy.writes())
+		require.Empty(t, v.cookie())
+		require.Equal(t, []string{"load none"}, site.events.outcomes())
+	})
+}
+
+// A stream that outlives its handshake: what happens in it is saved when it ends.
+func TestWebSocketLikeStream(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		v := serve(t, newSite(t, store), "h1")
+		v.client.Timeout = 0 // with one, the body cannot be written to
+		v.set("messages", 0)
+		ended := make(chan struct{})
+		res, err := v.start(context.Background(), http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			w.Header().Set("Upgrade", "echo")
+			w.Header().Set("Connection", "Upgrade")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer close(ended)
+			defer conn.Close()
+			for {
+				line, err := rw.ReadString('\n')
+				if err != nil {
+					return
+				}
+				_ = s.Update("messages", func(old json.RawMessage) (any, error) {
+					n, err := strconv.Atoi(string(old))
+					return n + 1, err
+				})
+				_, _ = rw.WriteString(line)
+				_ = rw.Flush()
+			}
+		}, "Connection", "Upgrade", "Upgrade", "echo")
+		require.NoError(t, err)
+		require.Equal(t, 101, res.StatusCode)
+		stream := res.Body.(io.ReadWriteCloser)
+		lines := bufio.NewReader(stream)
+		for range 3 {
+			_, err := io.WriteString(stream, "hello\n")
+			require.NoError(t, err)
+			line, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			require.Equal(t, "hello\n", line)
+		}
+		v.use(func(s sessions.Session) { // the same session, in another tab
+			_ = s.Update("messages", func(old json.RawMessage) (any, error) {
+				n, err := strconv.Atoi(string(old))
+				return n + 10, err
+			})
+		})
+		require.NoError(t, stream.Close())
+		wait(t, ended)
+		require.Eventually(t, func() bool { return v.get("messages") == "13" }, waitLimit, time.Millisecond)
+	})
+}
+
+// Several goroutines of one handler use its session while the response is written.
+func TestGoroutinesOfOneHandler(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, site, proto)
+			v.set("n", 0)
+			const workers, rounds = 4, 10
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				var all sync.WaitGroup
+				for i := range workers {
+					all.Go(func() {
+						s := session(t, r)
+						for j := range rounds {
+							_ = s.Set(fmt.Sprintf("k%d", i), j)
+							_ = s.Update("n", func(old json.RawMessage) (any, error) {
+								n, err := strconv.Atoi(string(old))
+								return n + 1, err
+							})
+							for range s.Keys() {
+								_, _ = s.Get("n", new(int))
+							}
+							_, _, _, _ = s.ID(), s.IsNew(), s.CreatedAt(), s.ExpiresAt()
+							s.Delete("none")
+							if i == 0 && j == 5 {
+								s.SetLifetime(time.Hour, false)
+							}
+						}
+					})
+				}
+				for range 20 {
+					_, _ = io.WriteString(w, "line\n")
+					_ = http.NewResponseController(w).Flush()
+				}
+				all.Wait()
+			})
+			require.NoError(t, got.err)
+			require.Equal(t, 200, got.status)
+			require.Equal(t, strconv.Itoa(workers*rounds), v.get("n"), "no increment is lost between early and late commit")
+			for i := range workers {
+				require.Equal(t, strconv.Itoa(rounds-1), v.get(fmt.Sprintf("k%d", i)))
+			}
+		})
+	})
+}
+
+// Renew and Destroy in one goroutine, the first byte in another: whichever comes first, the client is left with a token
+// that works, or with none.
+func TestRenewMeetsTheFirstByte(t *testing.T) {
+	for _, destroy := range []bool{false, true} {
+		v := serve(t, newSite(t, sessiontest.NewMemoryStore()), "h1")
+		for i := range 100 {
+			v.set("n", i)
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				s := session(t, r)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					if destroy {
+						s.Destroy()
+					} else {
+						s.Renew()
+					}
+				}()
+				_, _ = w.Write([]byte("page"))
+				<-done
+			})
+			require.NoError(t, got.err)
+			if destroy {
+				require.Empty(t, v.get("n"))
+			} else {
+				require.Equal(t, strconv.Itoa(i), v.get("n"))
+			}
+		}
+	}
+}
+
+// http.TimeoutHandler inside of Wrap answers while its handler goes on in another goroutine.
+func TestTimeoutHandlerInside(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore()})
+	require.NoError(t, err)
+	var running sync.WaitGroup
+	server := httptest.NewServer(mgr.Wrap(http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running.Add(1)
+		defer running.Done()
+		s := session(t, r)
+		_ = s.Set("n", 1)
+		<-r.Context().Done()
+		for i := range 100 {
+			_ = s.Set("n", i)
+			s.Renew()
+			_, _ = sessions.Get(r.Context())
+		}
+	}), time.Millisecond, "timeout")))
+	defer server.Close()
+	for range 5 {
+		res, err := server.Client().Get(server.URL)
+		require.NoError(t, err)
+		_ = res.Body.Close()
+		require.Equal(t, 503, res.StatusCode)
+	}
+	running.Wait()
+}
+
+func TestWrapTwice(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	site := newSite(t, spy)
+	site.handler = site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session(t, r)
+		_ = s.Set("outer", true)
+		site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if session(t, r) != s {
+				t.Error("two sessions in one request")
+			}
+			_ = s.Set("inner", true)
+			_, _ = w.Write([]byte("page"))
+		})).ServeHTTP(w, r)
+	}))
+	eachProto(t, func(t *testing.T, proto string) {
+		v := serve(t, site, proto)
+		spy.reset()
+		got := v.run(func(http.ResponseWriter, *http.Request) {})
+		require.NoError(t, got.err)
+		require.Len(t, got.header.Values("Set-Cookie"), 1)
+		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+		require.EqualValues(t, 1, spy.saves.Load())
+	})
+}
+
+func TestTwoManagers(t *testing.T) {
+	first, second := &spyStore{Store: sessiontest.NewMemoryStore()}, &spyStore{Store: sessiontest.NewMemoryStore()}
+	outer := newSite(t, first, func(cfg *sessions.Config) { cfg.Cookie.Name = "outer" })
+	inner := newSite(t, second, func(cfg *sessions.Config) { cfg.Cookie.Name = "inner" })
+	inner.handler = outer.mgr.Wrap(inner.handler)
+	eachProto(t, func(t *testing.T, proto string) {
+		v := serve(t, inner, proto)
+		both := func(r *http.Request) (o, i sessions.Session) {
+			o, err := outer.mgr.Get(r.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			i, err = inner.mgr.Get(r.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			if s, err := sessions.Get(r.Context()); err != nil || s != i || s == o {
+				t.Errorf("Get is not the innermost: %v", err)
+			}
+			return o, i
+		}
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			o, i := both(r)
+			_, _ = o.Set("who", "outer"), i.Set("who", "inner")
+			_, _ = w.Write([]byte("page"))
+		})
+		require.NoError(t, got.err)
+		require.Len(t, got.header.Values("Set-Cookie"), 2)
+		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+		require.NotEmpty(t, v.cookieNamed("outer"))
+		require.NotEmpty(t, v.cookieNamed("inner"))
+		v.run(func(_ http.ResponseWriter, r *http.Request) {
+			o, i := both(r)
+			if a, b := value(t, o, "who"), value(t, i, "who"); a != `"outer"` || b != `"inner"` {
+				t.Errorf("%s and %s", a, b)
+			}
+		})
+
+		// Only one of them is used.
+		first.reset()
+		second.reset()
+		v.run(func(_ http.ResponseWriter, r *http.Request) { _, _ = outer.mgr.Get(r.Context()) })
+		require.EqualValues(t, 1, first.calls())
+		require.Zero(t, second.calls())
+
+		// One fails: its ErrorHandler answers, without the cookie of either.
+		for _, broken := range []*spyStore{first, second} {
+			broken.fail("save")
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				o, i := both(r)
+				if broken == first {
+					o, i = i, o
+				}
+				_ = o.Set("n", 1)
+				i.Renew()
+				w.Header().Set("X-Handler", "1")
+				if _, err := w.Write([]byte("page")); !errors.Is(err, errStore) {
+					t.Errorf("Write returned %v", err)
+				}
+			})
+			broken.fail()
+			require.NoError(t, got.err)
+			require.Equal(t, 503, got.status)
+			require.NotContains(t, got.header, "X-Handler")
+			require.NotContains(t, got.body, "page")
+			require.NotContains(t, got.header, "Set-Cookie")
+		}
+	})
+}
+
+func TestGet_outside(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	other := newSite(t, sessiontest.NewMemoryStore())
+	_, err := sessions.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	_, err = site.mgr.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	site.browser().do(func(_ http.ResponseWriter, r *http.Request) {
+		_, err := other.mgr.Get(r.Context())
+		if !errors.Is(err, sessions.ErrNoMiddleware) {
+			t.Errorf("Get of a manager that is not there: %v", err)
+		}
+	})
+}
+
+type contextValue struct{}
+
+// What handlers do to the request's context on the way does not lose the session, and its values stay.
+func TestDerivedContexts(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	next := site.handler
+	site.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextValue{}, "outside")))
+	})
+	v := serve(t, site, "h1")
+	got := v.run(func(w http.ResponseWriter, r *http.Request) {
+		s := session(t, r)
+		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestValue{}, "inside"), time.Minute)
+		defer cancel()
+		for _, derived := range []context.Context{ctx, context.WithoutCancel(ctx), r.Clone(ctx).Context()} {
+			if got, err := sessions.Get(derived); err != nil || got != s {
+				t.Errorf("Get: %v", err)
+			}
+			if derived.Value(requestValue{}) != "inside" || derived.Value(contextValue{}) != "outside" || derived.Value(http.ServerContextKey) == nil {
+				t.Error("a value is lost")
+			}
+		}
+		cancel()
+		if ctx.Err() == nil || r.Context().Err() != nil {
+			t.Error("cancel goes down, and not up")
+		}
+		_ = s.Set("n", 1)
+	})
+	require.NoError(t, got.err)
+	require.Equal(t, "1", v.get("n"))
+}
+
+// An answer cut short by the caller's own context is no answer: the next Get asks again.
+func TestGet_afterACancelledContext(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	v := serve(t, site, "h1")
+	v.set("n", 1)
+	got := v.run(func(_ http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		cancel()
+		if _, err := sessions.Get(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("Get: %v", err)
+		}
+		if value(t, session(t, r), "n") != "1" {
+			t.Error("the session is lost")
+		}
+	})
+	require.NoError(t, got.err)
+}
+
+// lookup is a log handler that adds who is logged in, as many an application has one.
+type lookup struct {
+	slog.Handler
+	mgr **sessions.Manager
+	n   *atomic.Int64
+}
+
+func (l lookup) Handle(ctx context.Context, rec slog.Record) error {
+	l.n.Add(1)
+	_, _ = sessions.Get(ctx)
+	_, _ = (*l.mgr).Get(ctx)
+	return l.Handler.Handle(ctx, rec)
+}
+
+// Whoever is called while a session is loaded or committed may ask for the session, and must not wait for itself.
+func TestObserveAsksForTheSession(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	var mgr, inner *sessions.Manager
+	var logged, observed atomic.Int64
+	ask := func(ctx context.Context) {
+		observed.Add(1)
+		for _, m := range []*sessions.Manager{mgr, inner} {
+			if _, err := m.Get(ctx); err == nil {
+				t.Error("a session in the context of an event")
+			}
+		}
+		_, _ = sessions.Get(ctx)
+	}
+	edit := func(cfg *sessions.Config) {
+		cfg.Observe = func(ctx context.Context, _ sessions.Event) { ask(ctx) }
+		cfg.Logger = slog.New(lookup{slog.DiscardHandler, &mgr, &logged})
+	}
+	site := newSite(t, spy, edit)
+	mgr = site.mgr
+	innerSite := newSite(t, spy, edit, func(cfg *sessions.Config) { cfg.Cookie.Name = "inner" })
+	inner = innerSite.mgr
+	spy.before(func(ctx context.Context, _ string, _ *sessions.Record) error { _, _ = sessions.Get(ctx); return nil })
+	b := site.browser()
+	b.header.Set("Origin", "https://example.test")
+	b.header.Set("Cookie", "session=AAECAwQFBgcICQoLDA0ODw") // rejected, with an event
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b.set("n", 1)
+		b.use(func(s sessions.Session) { s.Destroy() })
+	}()
+	wait(t, done)
+	require.NotZero(t, observed.Load())
+}
+
+// A touch that failed is not tried again when the handler returns: the store is down, and two timeouts are worse than
+// one.
+func TestTouchIsTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, fail := range []bool{true, false} {
+			spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+			b := newSite(t, spy).browser()
+			b.set("n", 1)
+			if fail {
+				spy.fail("touch")
+			}
+			time.Sleep(12 * time.Hour) // half of the idle timeout
+			got := b.use(noop)
+			require.Equal(t, "done", got.body, "reading goes on")
+			require.EqualValues(t, 1, spy.touches.Load())
+		}
+	})
+}
