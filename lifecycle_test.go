@@ -1420,3 +1420,52 @@ func TestSession_TooLargeFromAnyStore(t *testing.T) {
 	require.ErrorIs(t, tooLarge[0].Err, sessions.ErrTooLarge)
 	require.Contains(t, tooLarge[0].Err.Error(), "4097 bytes")
 }
+
+func TestSession_AbsoluteLoweredForASessionInUse(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := sc.make(t)
+				b := newSite(t, store).browser()
+				b.set("user", 42)
+				time.Sleep(15 * time.Hour)
+				b.use(noop)
+				time.Sleep(15 * time.Hour)
+				b.use(noop)
+				lowered := newSite(t, store, func(c *sessions.Config) { c.AbsoluteTimeout = 31 * time.Hour })
+				lowered.browser().hold(b.cookie()).use(func(s sessions.Session) {
+					require.Equal(t, "42", value(t, s, "user"))
+					require.Equal(t, time.Hour, time.Until(s.ExpiresAt()))
+				})
+				lowered = newSite(t, store, func(c *sessions.Config) { c.AbsoluteTimeout = 30 * time.Hour })
+				require.Equal(t, "", lowered.browser().hold(b.cookie()).get("user"))
+			})
+		})
+	}
+}
+
+// limitedStore keeps no record for longer than an hour, as a Redis store with such a TTL.
+type limitedStore struct{ sessions.Store }
+
+func (limitedStore) MaxTTL() time.Duration { return time.Hour }
+
+func TestSession_TTLLoweredBelowItsOwnLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := sessiontest.NewMemoryStore()
+		b := newSite(t, store).browser()
+		b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(7*24*time.Hour, true)
+		})
+		lowered := newSite(t, limitedStore{store}).browser().hold(b.cookie())
+		for range 10 {
+			time.Sleep(20 * time.Minute)
+			lowered.use(func(s sessions.Session) {
+				require.Equal(t, "42", value(t, s, "user"))
+				require.LessOrEqual(t, time.Until(s.ExpiresAt()), time.Hour)
+			})
+		}
+		time.Sleep(time.Hour)
+		require.Equal(t, "", lowered.get("user"))
+	})
+}
