@@ -340,8 +340,9 @@ func TestP07_RedisDifferentKeys(t *testing.T) {
 
 func TestP07_RedisHundredUpdates(t *testing.T) {
 	server := redistest.Start(t)
-	a := newRedisApp(t, newRedisStore(t, server.Client(t), 100*time.Hour))
-	b := newRedisApp(t, newRedisStore(t, server.Client(t), 100*time.Hour)) // another replica
+	defaults := func(c *sessions.Config) { c.CommitTimeout = 0 } // all of them must come through in time
+	a := newRedisApp(t, newRedisStore(t, server.Client(t), 100*time.Hour), defaults)
+	b := newRedisApp(t, newRedisStore(t, server.Client(t), 100*time.Hour), defaults) // another replica
 	token := a.must("", addHit)
 	const n = 100
 	var all sync.WaitGroup
