@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+
+	"handover.example/sessions"
+)
+
+const checkHelp = `sessionctl check: is this Redis set up for sessions?
+
+  sessionctl check -redis redis.internal:6379
+
+It asks every master with one INFO, and needs neither CONFIG nor a walk over the keys.
+Exit code 1 if maxmemory-policy is not noeviction, or if there is any warning. A policy that the host hides is not
+an error: look it up where Redis is hosted.
+
+Output
+  -json             the figures as JSON
+
+` + redisHelp + "\n" + exitHelp
+
+func check(ctx context.Context, c *call) error {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	var s server
+	s.register(flags)
+	asJSON := flags.Bool("json", false, "")
+	if rest, err := c.parse(flags); err != nil {
+		return err
+	} else if len(rest) > 0 {
+		return misused("", "check takes flags only")
+	}
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
+	defer s.close()
+	store, err := s.store(time.Hour) // Check needs none
+	if err != nil {
+		return err
+	}
+	h, err := store.Check(ctx)
+	if err != nil {
+		return s.explain(err)
+	}
+	wrong := len(h.Warnings)
+	if h.PolicyVerdict == "wrong" {
+		wrong++
+	}
+	if *asJSON {
+		if err := writeJSON(c, h); err != nil {
+			return err
+		}
+	} else {
+		printHealth(c, h, wrong)
+	}
+	if wrong > 0 {
+		return errWrong
+	}
+	return nil
+}
+
+func printHealth(c *call, h sessions.RedisHealth, wrong int) {
+	t := &table{}
+	for line := range strings.Lines(h.String()) { // its rows, wrapped
+		name, value, _ := strings.Cut(strings.TrimRight(line, "\n"), "  ")
+		t.row(name, "%s", strings.TrimSpace(value))
+	}
+	fmt.Fprint(c.stdout, t, "\n")
+	switch {
+	case wrong > 0:
+		fmt.Fprintf(c.stdout, "%s to put right before this Redis is trusted with sessions.\n", count(int64(wrong), "thing", "things"))
+	case h.PolicyVerdict == "ok":
+		fmt.Fprintln(c.stdout, "All is well.")
+	default:
+		fmt.Fprintln(c.stdout, "Nothing is wrong as far as can be seen from here. Look up the policy.")
+	}
+}
+
+func writeJSON(c *call, v any) error {
+	e := json.NewEncoder(c.stdout)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"handover.example/sessions"
+)
+
+const passwordVariable = "SESSIONCTL_PASSWORD"
+
+// server is what the flags say of Redis.
+type server struct {
+	address string
+	file    string
+	cluster bool
+	prefix  string
+	timeout time.Duration
+
+	rdb   redis.UniversalClient
+	tls   bool
+	label string // the addresses, without user and password
+}
+
+func (s *server) register(flags *flag.FlagSet) {
+	flags.StringVar(&s.address, "redis", "", "")
+	flags.StringVar(&s.file, "redis-file", "", "")
+	flags.BoolVar(&s.cluster, "cluster", false, "")
+	flags.StringVar(&s.prefix, "prefix", "session:", "")
+	flags.DurationVar(&s.timeout, "timeout", 5*time.Second, "")
+}
+
+// named says whether the flags name a server.
+func (s *server) named() bool { return s.address != "" || s.file != "" }
+
+// connect makes the client and asks the server whether it is there, and is what the flags say. Close it with close.
+func (s *server) connect(ctx context.Context) error {
+	opts, addrs, err := s.options()
+	if err != nil {
+		return err
+	}
+	if s.cluster {
+		s.rdb = redis.NewClusterClient(&redis.ClusterOptions{
+			Addrs: addrs, Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig, ClientName: opts.ClientName,
+			ContextTimeoutEnabled: true, DialerRetries: 1,
+			DialTimeout: s.timeout, ReadTimeout: s.timeout, WriteTimeout: s.timeout,
+		})
+	} else {
+		opts.ContextTimeoutEnabled, opts.DialerRetries = true, 1
+		opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = s.timeout, s.timeout, s.timeout
+		s.rdb = redis.NewClient(opts)
+	}
+	limited, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	// Of one node of a cluster, each command would show a part.
+	info, err := s.rdb.Info(limited, "cluster").Result()
+	if refused(err) {
+		err = s.rdb.Ping(limited).Err()
+	}
+	if err != nil && !refused(err) {
+		s.close()
+		if ctx.Err() == nil && limited.Err() != nil {
+			err = limited.Err()
+		}
+		return s.explain(err)
+	}
+	if isCluster := strings.Contains(info, "cluster_enabled:1"); isCluster && !s.cluster {
+		s.close()
+		return misused("Add -cluster: without it only the sessions of this one node would be seen.", "%s is a node of a cluster", s.label)
+	}
+	return nil
+}
+
+// refused says whether the server answers, but not to this command.
+func refused(err error) bool {
+	return redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command")
+}
+
+func (s *server) close() {
+	if s.rdb != nil {
+		_ = s.rdb.Close()
+	}
+}
+
+// store gives the store to run Check, Audit and Repair of.
+func (s *server) store(ttl time.Duration) (*sessions.RedisStore, error) {
+	return sessions.NewRedisStore(s.rdb, sessions.RedisStoreConfig{TTL: ttl, Prefix: s.prefix})
+}
+
+// options reads the flags. No error shows any part of a URL: the password may be in an unexpected place of it.
+func (s *server) options() (*redis.Options, []string, error) {
+	switch {
+	case s.address != "" && s.file != "":
+		return nil, nil, misused("", "-redis and -redis-file are both given: which one counts?")
+	case s.prefix == "":
+		return nil, nil, misused("It would stand for every key of the database.", "-prefix is empty")
+	case s.timeout <= 0:
+		return nil, nil, misused("", "-timeout must be longer than nothing")
+	}
+	address, flagName := s.address, "-redis"
+	if s.file != "" {
+		text, err := readFile(s.file, nil)
+		if err != nil {
+			return nil, nil, misused("", "-redis-file: %v", err)
+		}
+		if address, flagName = strings.TrimSpace(string(text)), "the address in -redis-file"; address == "" {
+			return nil, nil, misused("", "-redis-file: the file is empty")
+		}
+	}
+	if address == "" {
+		address = "127.0.0.1:6379"
+	}
+	opts := &redis.Options{}
+	addrs := strings.Split(address, ",")
+	if strings.Contains(address, "://") {
+		u, err := url.Parse(address)
+		if err == nil {
+			opts, err = redis.ParseURL(address)
+		}
+		if err != nil {
+			return nil, nil, misused("It looks like redis://user@host:port/0, or rediss:// for TLS. In a password, / : @ ? # and % are written as %2F %3A %40 %3F %23 and %25.",
+				"%s is not a Redis URL", flagName)
+		}
+		if _, has := u.User.Password(); has && s.file == "" {
+			return nil, nil, misused("Put the URL into a file for -redis-file, or the password into "+passwordVariable+". Other users of this machine have been able to see it.",
+				"the URL in -redis holds a password")
+		}
+		if s.cluster && opts.DB != 0 {
+			return nil, nil, misused("Leave the number out of the URL.", "a cluster has only database 0")
+		}
+		addrs = []string{opts.Addr}
+	} else {
+		for i, addr := range addrs {
+			addrs[i] = strings.TrimSpace(addr)
+			if host, port, err := net.SplitHostPort(addrs[i]); err != nil || host == "" || port == "" {
+				return nil, nil, misused("", "%s must be host:port, such as 127.0.0.1:6379, or a URL", flagName)
+			}
+		}
+		if len(addrs) > 1 && !s.cluster {
+			return nil, nil, misused("", "several addresses are for -cluster")
+		}
+		opts.Addr = addrs[0]
+	}
+	if opts.Password == "" {
+		opts.Password = os.Getenv(passwordVariable)
+	}
+	s.label, s.tls = strings.Join(addrs, ", "), opts.TLSConfig != nil
+	return opts, addrs, nil
+}
+
+// explain says what to do about an error of the server or the network.
+func (s *server) explain(err error) error {
+	message, hint := cause(err), ""
+	var netErr *net.OpError
+	var dns *net.DNSError
+	var unknownCA x509.UnknownAuthorityError
+	var badName x509.HostnameError
+	var record tls.RecordHeaderError
+	is := func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }
+	has := func(part string) bool { return strings.Contains(message, part) }
+	what := "cannot reach Redis at " + s.label
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &problem{code: exitNoAnswer, message: "interrupted"}
+	case has("cluster support disabled"):
+		return misused("Leave -cluster out.", "%s is not a cluster", s.label)
+	case is("MOVED"), is("ASK"):
+		return misused("Add -cluster.", "%s is a node of a cluster", s.label)
+	case is("NOAUTH"):
+		what, message, hint = "Redis at "+s.label, "it asks for a password", "Set "+passwordVariable+", or give a file with the URL to -redis-file."
+	case is("WRONGPASS"), has("AUTH"):
+		what, message, hint = "Redis at "+s.label, "it refuses the password", "Look at "+passwordVariable+" or at the URL in -redis-file, and at the user in the URL: redis://user@host:port"
+	case is("NOPERM"):
+		what, hint = "Redis at "+s.label, "This user may not do that. check needs INFO; audit needs SCAN and PTTL, with -fix also EVAL and PEXPIRE; show needs GET and PTTL."
+	case is("READONLY"):
+		what, hint = "Redis at "+s.label, "This is a replica: connect to its master."
+	case is("LOADING"), is("CLUSTERDOWN"), is("MASTERDOWN"), is("TRYAGAIN"):
+		what, hint = "Redis at "+s.label, "It is starting, or a node is down: try again in a while."
+	case errors.As(err, &unknownCA), errors.As(err, &badName):
+		hint = "If the server has a certificate of your own authority, name the authority's file in SSL_CERT_FILE."
+	case errors.As(err, &record):
+		hint = "This port does not speak TLS: try redis:// in place of rediss://."
+	case errors.As(err, &dns):
+		hint = "Is the name right?"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		message = fmt.Sprintf("no answer within %v", s.timeout)
+		hint = "Is the address right, and does a firewall let it pass? A slow server may need a longer -timeout."
+		if s.tls {
+			hint += " A server without TLS does not answer to rediss:// either: try redis://."
+		}
+	case has("can't parse"), strings.HasPrefix(message, "redis: ") && strings.ContainsRune(message, '"'):
+		message, hint = "what answers there does not speak its protocol", "Is it the right port?"
+	case errors.Is(err, io.EOF), has("connection reset"):
+		hint = "The server hangs up: if it wants TLS, use a rediss:// URL."
+	case errors.As(err, &netErr):
+		hint = "Is the server running, and the address right? -redis names another one."
+	}
+	if s.cluster && errors.As(err, &netErr) && hint != "" {
+		hint += " Every node of a cluster must be reachable from here, under the address that it gives for itself."
+	}
+	return &problem{exitNoAnswer, what + ": " + message, hint}
+}
+
+// cause gives the text of an error without what a server quotes of a command, which may name keys.
+func cause(err error) string {
+	text, _, _ := strings.Cut(err.Error(), ", with args beginning with")
+	for _, prefix := range []string{"sessions: redis: check: ", "sessions: redis: audit: ", "sessions: redis: repair: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return text
+}
+
+// readFile reads a small file, or the standard input where the name is "-" and there is one. Errors do not quote it.
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	const most = 64 << 10
+	r := stdin
+	if name != "-" || stdin == nil {
+		f, err := os.Open(name)
+		if err != nil {
+			var path *os.PathError
+			if errors.As(err, &path) {
+				err = path.Err
+			}
+			return nil, fmt.Errorf("cannot read %q: %w", name, err)
+		}
+		defer f.Close()
+		r = f
+	}
+	text, err := io.ReadAll(io.LimitReader(r, most+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("cannot read %q", name)
+	case len(text) > most:
+		return nil, fmt.Errorf("%q is larger than %d bytes: is it the right file?", name, most)
+	}
+	return text, nil
+}

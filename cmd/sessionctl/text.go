@@ -1,0 +1,190 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+const lineWidth = 100
+
+// table is two columns; long texts in the second one are wrapped.
+type table [][2]string
+
+func (t *table) row(name, format string, args ...any) {
+	*t = append(*t, [2]string{name, fmt.Sprintf(format, args...)})
+}
+
+func (t table) String() string {
+	width := 0
+	for _, r := range t {
+		width = max(width, utf8.RuneCountInString(r[0]))
+	}
+	var b strings.Builder
+	for _, r := range t {
+		left := r[0] + strings.Repeat(" ", width-utf8.RuneCountInString(r[0])) + "  "
+		b.WriteString(left)
+		b.WriteString(strings.TrimLeft(wrap(r[1], strings.Repeat(" ", width+2)), " "))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// wrap breaks a text into lines that begin with the indent. A word is never broken.
+func wrap(text, indent string) string {
+	var b strings.Builder
+	b.WriteString(indent)
+	column := len(indent)
+	for i, word := range strings.Split(text, " ") {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+n > lineWidth:
+			b.WriteString("\n" + indent)
+			column = len(indent)
+		default:
+			b.WriteByte(' ')
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
+}
+
+// group writes a number with commas: 200,000.
+func group(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// count writes a number with its noun: "1 key", "200 keys".
+func count(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return group(n) + " " + many
+}
+
+// span writes a duration for people, in the two largest units.
+func span(d time.Duration) string {
+	d = d.Abs()
+	switch day := 24 * time.Hour; {
+	case d < time.Second:
+		return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", d/time.Second)
+	case d < time.Hour:
+		return two(d, time.Minute, "min", time.Second, "s")
+	case d < day:
+		return two(d, time.Hour, "h", time.Minute, "min")
+	default:
+		return two(d, day, "d", time.Hour, "h")
+	}
+}
+
+func two(d, large time.Duration, largeName string, small time.Duration, smallName string) string {
+	if rest := d % large / small; rest > 0 {
+		return fmt.Sprintf("%d %s %d %s", d/large, largeName, rest, smallName)
+	}
+	return fmt.Sprintf("%d %s", d/large, largeName)
+}
+
+// moment writes a time, and how far away it is.
+func moment(t, now time.Time) string {
+	text := t.UTC().Format("2006-01-02 15:04:05 UTC")
+	if d := t.Sub(now); d > 0 {
+		return text + ", in " + span(d)
+	} else {
+		return text + ", " + span(d) + " ago"
+	}
+}
+
+// printable makes a text safe for a terminal: what is stored in a session may come from anywhere. JSON stays JSON.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) < 0 {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		switch {
+		case r != utf8.RuneError && unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		}
+	}
+	return b.String()
+}
+
+// isTerminal says whether a person sits at the other end.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// progress tells on a terminal, in one line that changes, how far a long walk is; elsewhere in a line now and then.
+type progress struct {
+	w     io.Writer
+	live  bool
+	next  time.Time
+	shown bool
+}
+
+const (
+	liveAfter, liveEvery   = 500 * time.Millisecond, 100 * time.Millisecond
+	plainAfter, plainEvery = 10 * time.Second, 10 * time.Second
+)
+
+func newProgress(w io.Writer) *progress {
+	p := &progress{w: w, live: isTerminal(w) && os.Getenv("TERM") != "dumb"}
+	p.wait()
+	return p
+}
+
+func (p *progress) wait() {
+	after := plainAfter
+	if p.live {
+		after = liveAfter
+	}
+	p.next = time.Now().Add(after)
+}
+
+// show prints what text gives, if it is time to. It is not safe for concurrent use.
+func (p *progress) show(text func() string) {
+	now := time.Now()
+	if now.Before(p.next) {
+		return
+	}
+	if !p.live {
+		p.next = now.Add(plainEvery)
+		fmt.Fprintln(p.w, text())
+		return
+	}
+	p.next, p.shown = now.Add(liveEvery), true
+	fmt.Fprint(p.w, "\r"+text()+eraseRest)
+}
+
+// clear removes the line.
+func (p *progress) clear() {
+	if p.shown {
+		fmt.Fprint(p.w, "\r"+eraseRest)
+	}
+}
+
+const eraseRest = "\x1b[K"
