@@ -40,6 +40,8 @@ const (
 	EventConflict EventKind = "conflict" // a parallel request wrote first; the changes were merged and tried again
 	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that a browser may drop
 	EventCache    EventKind = "cache"    // a response that sets the cookie had asked to be cached
+	EventPhase    EventKind = "phase"    // a DualStore is in another phase; said once, by the first load that meets it
+	EventMismatch EventKind = "mismatch" // the copies that a DualStore has of a session are not equal; the outcome says how
 )
 
 // Outcome says how it ended.
@@ -49,6 +51,7 @@ type Outcome string
 const (
 	OutcomeNone        Outcome = "none"        // the client sent no token
 	OutcomeLoaded      Outcome = "loaded"      // the session is there
+	OutcomeAdopted     Outcome = "adopted"     // the session is there: a DualStore has just taken it over from the old store
 	OutcomeUnknown     Outcome = "unknown"     // well-formed token, nothing in the store: logged out, evicted, or never ours
 	OutcomeExpired     Outcome = "expired"     // idle or absolute timeout
 	OutcomeMalformed   Outcome = "malformed"   // not the shape of our tokens; the store was not asked
@@ -71,6 +74,13 @@ const (
 	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain http
 	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not fit the host of the request
 	OutcomeOverridden     Outcome = "overridden"      // the handler's caching headers gave way to no-store
+
+	OutcomeChanged   Outcome = "changed"   // the phase of a migration
+	OutcomeMissing   Outcome = "missing"   // the new store does not have the session
+	OutcomeOlder     Outcome = "older"     // the new store has an older version
+	OutcomeNewer     Outcome = "newer"     // the new store has a newer version, which counts
+	OutcomeDifferent Outcome = "different" // the same version has other values
+	OutcomeExpiry    Outcome = "expiry"    // the copies are equal, but end at different times
 )
 
 // warned bounds the log lines that are worth one mention for each host and not one for each request.
@@ -82,6 +92,22 @@ func (m *Manager) emit(ctx context.Context, e Event) {
 		m.observe(ctx, e)
 	}
 	m.logEvent(ctx, e)
+}
+
+// emitterKey is the context key of the Manager that loads.
+type emitterKey struct{}
+
+// managerOf returns the Manager on whose behalf a store is asked; nil if there is none.
+func managerOf(ctx context.Context) *Manager {
+	m, _ := ctx.Value(emitterKey{}).(*Manager)
+	return m
+}
+
+// emitFrom lets a store emit an event through the Manager that asks it.
+func emitFrom(ctx context.Context, e Event) {
+	if m := managerOf(ctx); m != nil {
+		m.emit(ctx, e)
+	}
 }
 
 func (m *Manager) logEvent(ctx context.Context, e Event) {
@@ -155,6 +181,10 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: a cookie was sent for a domain that is not the request's"
 	case OutcomeOverridden:
 		return slog.LevelWarn, "sessions: caching was switched off for a response that sets the session cookie"
+	case OutcomeChanged:
+		return slog.LevelInfo, "sessions: the phase of the migration has changed"
+	case OutcomeMissing, OutcomeOlder, OutcomeNewer, OutcomeDifferent, OutcomeExpiry:
+		return slog.LevelWarn, "sessions: the copies of a session in the old and the new store are not equal"
 	}
 	return 0, ""
 }

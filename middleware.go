@@ -306,9 +306,15 @@ func (st *state) Value(key any) any {
 
 // loading is the context of a load: no session is in it, so that an Observe, a log handler or a hook of the store that
 // asks for one gets ErrNoMiddleware, and does not wait for itself.
-type loading struct{ context.Context }
+type loading struct {
+	context.Context
+	m *Manager
+}
 
 func (l loading) Value(key any) any {
+	if _, ok := key.(emitterKey); ok {
+		return l.m
+	}
 	v := l.Context.Value(key)
 	if _, ok := v.(*state); ok {
 		return nil
@@ -322,7 +328,7 @@ func (st *state) session(ctx context.Context) (Session, error) {
 	defer st.mu.Unlock()
 	if !st.asked {
 		st.asked = true
-		st.checkOrigin(loading{ctx})
+		st.checkOrigin(loading{ctx, st.m})
 	}
 	if st.s != nil || st.err != nil {
 		if st.err != nil {
@@ -330,7 +336,7 @@ func (st *state) session(ctx context.Context) (Session, error) {
 		}
 		return st.s, nil
 	}
-	rec, err := st.load(loading{ctx})
+	rec, err := st.load(loading{ctx, st.m})
 	if err != nil {
 		if ctx.Err() == nil {
 			st.err = err // an answer cut short by this caller's context says nothing to the next one
@@ -363,7 +369,11 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 		switch {
 		case err == nil:
 			st.client.token, st.client.persistent, st.client.secure = token, rec.Persistent, rec.Secure
-			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeLoaded, SessionID: rec.ID, Store: m.storeName, Duration: time.Since(start)})
+			outcome := OutcomeLoaded
+			if rec.dual.adopted {
+				outcome = OutcomeAdopted
+			}
+			m.emit(ctx, Event{Kind: EventLoad, Outcome: outcome, SessionID: rec.ID, Store: m.storeName, Duration: time.Since(start)})
 			return rec, nil
 		case errors.As(err, &miss):
 			m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: time.Since(start)})

@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -92,6 +93,9 @@ type DualStore struct {
 	adoptUntil   time.Time
 	readNew      float64
 	compare      float64
+
+	phaseMu sync.Mutex // a change of the phase, with its figures; requests do not take it
+	figures atomic.Pointer[figures]
 }
 
 // NewDualStore returns a DualStore. All configuration mistakes are reported at once, as a join of [*ConfigError].
@@ -124,13 +128,14 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		return nil, err
 	}
 	d := &DualStore{
-		old: cfg.Old, new: cfg.New, oldIsClient: isClientSide(cfg.Old),
+		oldIsClient:  isClientSide(cfg.Old),
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
 		readNew: cfg.ReadNewFraction, compare: cfg.CompareFraction,
 	}
 	if d.readNew == 0 {
 		d.readNew = 1
 	}
+	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
 	return d, nil
 }
@@ -148,7 +153,7 @@ func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
 // step at a time, and let every instance take a step before the next: see the runbook. A phase that does not exist is
 // taken for the nearest that does.
 func (d *DualStore) SetPhase(p Phase) {
-	d.phase.Store(int32(min(max(p, OldOnly), NewOnly)))
+	d.setPhase(min(max(p, OldOnly), NewOnly))
 }
 
 func (d *DualStore) storeName() string { return "dual" }
@@ -200,6 +205,13 @@ type copies struct {
 // Load reads a record as the phase says. It implements [Store].
 func (d *DualStore) Load(ctx context.Context, name, presented string) (*Record, error) {
 	phase := d.Phase()
+	d.tellPhase(ctx, phase)
+	rec, err := d.load(ctx, name, presented, phase)
+	d.loaded(phase, presented, rec, err)
+	return rec, err
+}
+
+func (d *DualStore) load(ctx context.Context, name, presented string, phase Phase) (*Record, error) {
 	if phase == OldOnly {
 		return d.old.Load(ctx, name, presented)
 	}
@@ -242,12 +254,15 @@ func (d *DualStore) loadReadOld(ctx context.Context, name, presented string, c *
 			return nil, c.oldErr
 		}
 	}
-	ask := c.old == nil || d.checkRevoked || d.compare > 0 && rand.Float64() < d.compare
-	if ask && c.token != "" {
+	sampled := d.compare > 0 && rand.Float64() < d.compare
+	if (c.old == nil || d.checkRevoked || sampled) && c.token != "" {
 		c.new, c.newErr = d.new.Load(ctx, name, c.token)
 		c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
 		if !c.newSeen && c.old == nil {
 			return nil, c.newErr // nobody knows: not a logout
+		}
+		if sampled && c.newSeen && c.old != nil {
+			d.compareCopies(ctx, c)
 		}
 	}
 	return d.choose(ctx, name, presented, DualReadOld, c)
@@ -268,8 +283,11 @@ func (d *DualStore) loadReadNew(ctx context.Context, name, presented string, pha
 			return nil, c.oldErr // the old copy may be the only one
 		}
 	}
-	if !c.newSeen && c.old == nil {
-		return nil, c.newErr
+	if !c.newSeen {
+		if c.old == nil {
+			return nil, c.newErr
+		}
+		d.figures.Load().fallbackReads.Add(1)
 	}
 	return d.choose(ctx, name, presented, phase, c)
 }
@@ -291,6 +309,7 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 	case c.new == nil:
 		rec = c.old
 		if !d.adopts(phase) {
+			d.figures.Load().tooLate.Add(1)
 			return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, Detail: "only the old store has it, and AdoptUntil has passed"}
 		}
 	case c.new.Version > c.old.Version, c.new.Version == c.old.Version && phase >= DualReadNew:
@@ -346,6 +365,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 			return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
 		case !errors.Is(err, ErrConflict):
 			if d.fallback && d.Phase() == DualReadNew {
+				d.figures.Load().newPassedOver.Add(1)
 				rec.dual.newSeen = false
 				return nil
 			}
@@ -391,6 +411,14 @@ func (d *DualStore) represent(ctx context.Context, name, presented string, phase
 // Save writes a record as the phase says. It implements [Store].
 func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
 	phase := d.Phase()
+	token, err := d.save(ctx, name, rec, base, phase)
+	if err == nil {
+		d.saved(phase, rec, base)
+	}
+	return token, err
+}
+
+func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int64, phase Phase) (string, error) {
 	if phase == OldOnly {
 		return d.old.Save(ctx, name, rec, base)
 	}
@@ -420,6 +448,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	if d.oldIsClient {
 		token, err := d.old.Save(ctx, name, rec, base)
 		if errors.Is(err, ErrTooLarge) && phase == DualReadNew {
+			d.figures.Load().tokenOnly.Add(1)
 			return rec.Token, nil // the new store has it
 		}
 		return token, err
@@ -443,6 +472,8 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 		return "", err
 	case phase == DualReadOld:
 		return "", err
+	default:
+		d.figures.Load().oldPassedOver.Add(1)
 	}
 	return rec.Token, nil // in DualReadNew a failure of the old store is counted
 }
@@ -468,11 +499,14 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	case errors.Is(err, ErrGone):
 		return err
 	case rec.Revoked:
-		if d.checkRevoked || phase >= DualReadNew {
-			return err // the revocation was promised
+		promised := d.checkRevoked || phase >= DualReadNew
+		d.tombstoneFailed(rec, !promised)
+		if promised {
+			return err
 		}
 		return nil
 	case phase == DualReadOld, phase == DualReadNew && d.fallback:
+		d.figures.Load().newPassedOver.Add(1)
 		return nil // counted; the old copy carries the change
 	}
 	return err
@@ -565,6 +599,8 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 		return rec.Token, err
 	case err != nil && phase == DualReadNew && (errors.Is(err, ErrGone) || !d.fallback):
 		return "", err
+	case noAnswer(ctx, err):
+		d.figures.Load().newPassedOver.Add(1)
 	}
 	return d.old.Touch(ctx, name, rec)
 }
@@ -577,15 +613,20 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 	}
 	now := time.Now()
 	if _, err := d.new.Save(ctx, name, rec.tombstone(now, rec.Deadline), 0); err != nil && !errors.Is(err, ErrGone) {
-		if phase != DualReadOld || d.checkRevoked {
+		promised := phase != DualReadOld || d.checkRevoked
+		d.tombstoneFailed(rec, !promised)
+		if promised {
 			return err
 		}
 	}
 	if phase == NewOnly {
 		return nil
 	}
-	if err := d.old.Delete(ctx, name, rec); err != nil && phase == DualReadOld {
-		return err
+	if err := d.old.Delete(ctx, name, rec); err != nil {
+		if phase == DualReadOld {
+			return err
+		}
+		d.figures.Load().oldPassedOver.Add(1)
 	}
 	return nil
 }

@@ -1,0 +1,858 @@
+package sessions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
+// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON.
+type DualReport struct {
+	Phase Phase     `json:"phase"`
+	Since time.Time `json:"since"` // the figures are from here
+	At    time.Time `json:"at"`    // to here
+
+	// Reads counts the loads. Sessions is how many different sessions were met, and OnlyInNew how many of them only the
+	// new store had, and the client was not given a copy for the old one: those are lost by going back to OldOnly. Both
+	// are estimates, good to some 2 percent, and never forget: in a long phase many of them have ended.
+	Reads     int64 `json:"reads"`
+	Sessions  int64 `json:"sessions"`
+	OnlyInNew int64 `json:"only_in_new"`
+
+	Old DualSide `json:"old"`
+	New DualSide `json:"new"`
+
+	// Asked counts the reads of living sessions for which the new store was asked and answered, Found those for which it
+	// had the session: the coverage. In DualReadOld only sessions that the old store has count.
+	Asked int64 `json:"asked"`
+	Found int64 `json:"found"`
+
+	// Compared counts the reads in DualReadOld whose two copies were compared. A copy in the new store is equal; or
+	// missing; or older or newer by its version; or different in its values, with the same version; or equal with another
+	// expiry. Unexplained are those that cannot come from sessions last written before this phase, from parallel
+	// requests, or from a response that the client never got.
+	Compared    int64 `json:"compared"`
+	Equal       int64 `json:"equal"`
+	Missing     int64 `json:"missing"`
+	Older       int64 `json:"older"`
+	Newer       int64 `json:"newer"`
+	Different   int64 `json:"different"`
+	Expiry      int64 `json:"expiry"`
+	Unexplained int64 `json:"unexplained"`
+
+	Adopted       int64 `json:"adopted"`         // old copies that were written to the new store
+	TooLate       int64 `json:"too_late"`        // old copies that were refused because AdoptUntil had passed
+	Resealed      int64 `json:"resealed"`        // cookies that were given the form of the phase
+	RevokedHits   int64 `json:"revoked_hits"`    // reads of sessions that were destroyed or renewed
+	FallbackReads int64 `json:"fallback_reads"`  // old copies that were served because the new store could not answer
+	TokenOnly     int64 `json:"token_only"`      // cookies that are the token alone because the record is too large
+	NewPassedOver int64 `json:"new_passed_over"` // writes that the new store refused while the request went on
+	OldPassedOver int64 `json:"old_passed_over"` // likewise the old store
+
+	// TombstonesFailed counts the revocations that could not be written to the new store. TombstonesPassedOver are those
+	// of them whose request went on: until their deadline those sessions can come back.
+	TombstonesFailed     int64 `json:"tombstones_failed"`
+	TombstonesPassedOver int64 `json:"tombstones_passed_over"`
+
+	// Recent is what the verdict goes by: the last 10,000 to 20,000 of each, so that what was mended is forgotten.
+	Recent DualRecent `json:"recent"`
+
+	// Redis is how the new store is, if it is a [RedisStore] or has a Check method like it. RedisError says why it could
+	// not be asked.
+	Redis      *RedisHealth `json:"redis,omitempty"`
+	RedisError string       `json:"redis_error,omitempty"`
+
+	// BytesPerSession is what a key takes on the server on average, all keys counted; zero while there are fewer than
+	// 1,000. MemoryForecast is that for all Sessions.
+	BytesPerSession int64 `json:"bytes_per_session"`
+	MemoryForecast  int64 `json:"memory_forecast"`
+
+	// Next is the phase that follows, and Safe whether this instance knows nothing against it. In NewOnly, Next is NewOnly
+	// as well, and Safe says that the old store can be taken away. NotYet says in plain words what is missing. GoingBack
+	// says what the way back costs.
+	Next      Phase    `json:"next_phase"`
+	Safe      bool     `json:"safe"`
+	NotYet    []string `json:"not_yet"`
+	GoingBack string   `json:"going_back"`
+}
+
+// DualSide is how one of the two stores has done.
+type DualSide struct {
+	Store string // the kind: "cookie", "redis", ...
+
+	// Loads and Writes count the calls, LoadErrors and WriteErrors those that the store could not answer. That there is no
+	// such session, or that a parallel request was quicker, is an answer. Save, Touch and Delete are writes.
+	Loads, LoadErrors   int64
+	Writes, WriteErrors int64
+
+	// The latencies are upper bounds, at most a quarter too high.
+	LoadP50, LoadP99   time.Duration
+	WriteP50, WriteP99 time.Duration
+}
+
+// MarshalJSON writes the durations as "1.5ms".
+func (s DualSide) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Store       string `json:"store"`
+		Loads       int64  `json:"loads"`
+		LoadErrors  int64  `json:"load_errors"`
+		LoadP50     string `json:"load_p50"`
+		LoadP99     string `json:"load_p99"`
+		Writes      int64  `json:"writes"`
+		WriteErrors int64  `json:"write_errors"`
+		WriteP50    string `json:"write_p50"`
+		WriteP99    string `json:"write_p99"`
+	}{
+		s.Store, s.Loads, s.LoadErrors, s.LoadP50.String(), s.LoadP99.String(),
+		s.Writes, s.WriteErrors, s.WriteP50.String(), s.WriteP99.String(),
+	})
+}
+
+// DualRecent is the newest part of a [DualReport].
+type DualRecent struct {
+	Asked       int64 `json:"asked"` // the coverage
+	NotFound    int64 `json:"not_found"`
+	Compared    int64 `json:"compared"`
+	Unexplained int64 `json:"unexplained"`
+	NewLoads    int64 `json:"new_loads"`
+	LoadErrors  int64 `json:"new_load_errors"`
+	NewWrites   int64 `json:"new_writes"`
+	WriteErrors int64 `json:"new_write_errors"`
+	Sessions    int64 `json:"sessions"`    // reads that found a session
+	OldCookies  int64 `json:"old_cookies"` // of those, in NewOnly, with a cookie that only the old store opens
+}
+
+// Coverage is the share of the recent reads for which the new store had the session; 0 if it was never asked.
+func (r DualRecent) Coverage() float64 {
+	if r.Asked == 0 {
+		return 0
+	}
+	return float64(r.Asked-r.NotFound) / float64(r.Asked)
+}
+
+const (
+	checkTimeout    = 2 * time.Second
+	enoughReads     = 1000
+	enoughCoverage  = 0.999
+	slowStore       = 50 * time.Millisecond // a p99 below this is no obstacle, whatever the old store's is
+	slowFactor      = 3
+	fullShare       = 0.9     // of maxmemory
+	enoughKeys      = 1000    // for an average that the server's own memory does not spoil
+	emptyRedis      = 1 << 20 // bytes, about
+	versionsInDoubt = 5 * time.Second
+)
+
+// Report gives the figures since the program started or the phase changed, and the verdict. It asks a Redis how it is,
+// which takes one INFO and at most two seconds, and never fails: what is wrong is in the report. It holds no token and no
+// value.
+func (d *DualStore) Report() DualReport {
+	d.phaseMu.Lock()
+	phase, f := d.Phase(), d.figures.Load()
+	d.phaseMu.Unlock()
+	r := f.report()
+	r.Phase, r.At = phase, time.Now().UTC()
+	r.Old.Store, r.New.Store = storeName(uncounted(d.old)), storeName(uncounted(d.new))
+	if c, ok := uncounted(d.new).(interface {
+		Check(context.Context) (RedisHealth, error)
+	}); ok {
+		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		defer cancel()
+		health, err := c.Check(ctx)
+		if err != nil {
+			r.RedisError = err.Error()
+		} else {
+			r.Redis = &health
+			r.forecast()
+		}
+	}
+	d.judge(&r, time.Unix(0, f.comeBackUntil.Load()))
+	return r
+}
+
+func (r *DualReport) forecast() {
+	if r.Redis.Keys < enoughKeys {
+		return
+	}
+	r.BytesPerSession = max(0, r.Redis.UsedMemory-emptyRedis*int64(max(1, r.Redis.Nodes))) / r.Redis.Keys
+	r.MemoryForecast = r.BytesPerSession * r.Sessions
+}
+
+// judge gives the verdict.
+func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
+	r.NotYet = []string{}
+	missing := func(format string, args ...any) { r.NotYet = append(r.NotYet, fmt.Sprintf(format, args...)) }
+
+	r.Next = min(r.Phase+1, NewOnly)
+	few := r.Reads < enoughReads
+	if few {
+		missing("only %d reads so far: wait for %d", r.Reads, enoughReads)
+	}
+	switch r.Phase {
+	case OldOnly:
+		r.GoingBack = "there is nothing to go back to"
+	case DualReadOld:
+		r.GoingBack = "OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far), and forgets logouts: copies of ended cookies open again"
+		d.needCompared(r, missing)
+		d.needCoverage(r, few, missing)
+		if r.At.Before(comeBackUntil) {
+			missing("%d logouts or renewals could not be written to the new store: those sessions can come back until %s; wait until then",
+				r.TombstonesPassedOver, comeBackUntil.UTC().Format(time.RFC3339))
+		}
+	case DualReadNew:
+		r.GoingBack = "DualReadOld: loses nothing"
+		if r.TokenOnly > 0 {
+			r.GoingBack += fmt.Sprintf(", but %d cookies were too large for a record: there, writes to those sessions fail", r.TokenOnly)
+		}
+		d.needCoverage(r, few, missing)
+		if d.readNew < 1 {
+			missing("only a part of the sessions is read from the new store: set ReadNewFraction to 1")
+		}
+		if until := d.adoptUntil; !until.IsZero() && !r.At.Before(until) {
+			missing("AdoptUntil has passed, at %s: sessions that only the old store has would be logged out; set it to when the longest session will have ended", until.UTC().Format(time.RFC3339))
+		}
+	case NewOnly:
+		r.GoingBack = "DualReadNew: loses nothing. OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far)"
+		switch until := d.adoptUntil; {
+		case until.IsZero():
+			missing("the adoption of old copies has no end: set AdoptUntil to when the longest session of the phase before will have ended")
+		case r.At.Before(until):
+			missing("the adoption of old copies is open until %s: %s adopted so far", until.UTC().Format(time.RFC3339), counted(r.Adopted, "session"))
+		}
+		if r.Recent.OldCookies > 0 {
+			missing("%d of the last %d sessions still came with a cookie that only the old store opens", r.Recent.OldCookies, r.Recent.Sessions)
+		}
+	}
+	if r.Phase != OldOnly {
+		d.needAnswers(r, missing)
+	}
+	needHealth(r, missing)
+	r.Safe = len(r.NotYet) == 0
+}
+
+func (d *DualStore) needCompared(r *DualReport, missing func(string, ...any)) {
+	switch {
+	case r.Recent.Compared == 0:
+		missing("no read was compared: set CompareFraction")
+	case r.Recent.Compared < enoughReads:
+		missing("only %d reads were compared: wait for %d, or raise CompareFraction", r.Recent.Compared, enoughReads)
+	}
+	if n := r.Recent.Unexplained; n > 0 {
+		missing("%d of the last %d compared reads differ without a known reason: see the events of kind %q", n, r.Recent.Compared, EventMismatch)
+	}
+}
+
+func (d *DualStore) needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
+	switch {
+	case r.Recent.Asked < enoughReads:
+		if !few && r.Recent.Compared == r.Recent.Asked { // or it has been said
+			missing("the new store was asked for only %d sessions: wait for %d", r.Recent.Asked, enoughReads)
+		}
+	case r.Recent.Coverage() < enoughCoverage:
+		missing("the new store had %s of the last %d sessions that it was asked for: wait until it has %s", percent(r.Recent.Coverage()), r.Recent.Asked, percent(enoughCoverage))
+	}
+}
+
+func (d *DualStore) needAnswers(r *DualReport, missing func(string, ...any)) {
+	if n := r.Recent.LoadErrors; n > 0 {
+		missing("the new store could not answer %d of the last %d loads", n, r.Recent.NewLoads)
+	}
+	if n := r.Recent.WriteErrors; n > 0 {
+		missing("the new store could not answer %d of the last %d writes", n, r.Recent.NewWrites)
+	}
+	for _, l := range [...]struct {
+		what     string
+		old, new time.Duration
+	}{{"load", r.Old.LoadP99, r.New.LoadP99}, {"write", r.Old.WriteP99, r.New.WriteP99}} {
+		limit := slowStore
+		if !d.oldIsClient {
+			limit = max(limit, slowFactor*l.old)
+		}
+		if l.new > limit {
+			missing("the new store is slow: one %s in a hundred takes %v or more (old: %v)", l.what, l.new, l.old)
+		}
+	}
+}
+
+func needHealth(r *DualReport, missing func(string, ...any)) {
+	if r.RedisError != "" {
+		missing("the new store does not say how it is: %s", r.RedisError)
+	}
+	h := r.Redis
+	if h == nil {
+		return
+	}
+	if h.PolicyVerdict == "wrong" {
+		missing("maxmemory-policy is wrong: %s", h.PolicyReason)
+	}
+	if h.KeysWithoutTTL > 0 {
+		missing("%d keys in the new store have no TTL: see with Audit whose they are, and give them one with Repair", h.KeysWithoutTTL)
+	}
+	if h.ReplicaReads {
+		missing("reads may be answered by a replica, which may not have a logout yet: connect to the master, and leave ReadOnly, RouteByLatency and RouteRandomly unset")
+	}
+	limit := fullShare * float64(h.MaxMemory)
+	switch {
+	case h.MaxMemory == 0:
+	case float64(h.UsedMemory) > limit:
+		missing("the new store is nearly full: %s of %s", megabytes(h.UsedMemory), megabytes(h.MaxMemory))
+	case float64(r.MemoryForecast) > limit:
+		missing("the sessions met so far will need %s of %s: raise maxmemory", megabytes(r.MemoryForecast), megabytes(h.MaxMemory))
+	}
+}
+
+// String gives the report as a table for a terminal.
+func (r DualReport) String() string {
+	t := &table{}
+	t.row("phase", fmt.Sprintf("%v, since %s (%v)", r.Phase, r.Since.Format(time.RFC3339), r.At.Sub(r.Since).Round(time.Second)))
+	t.row("reads", fmt.Sprintf("%d, of %s, %d of them only in the new store", r.Reads, counted(r.Sessions, "session"), r.OnlyInNew))
+	for _, s := range [...]struct {
+		name string
+		DualSide
+	}{{"old", r.Old}, {"new", r.New}} {
+		t.row(s.name+" ("+s.Store+") loads", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Loads, s.LoadErrors, s.LoadP50, s.LoadP99))
+		t.row(s.name+" ("+s.Store+") writes", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Writes, s.WriteErrors, s.WriteP50, s.WriteP99))
+	}
+	coverage := "new not asked"
+	if r.Asked > 0 {
+		coverage = fmt.Sprintf("%d found of %d asked; lately %s", r.Found, r.Asked, percent(r.Recent.Coverage()))
+	}
+	t.row("coverage", coverage)
+	t.row("compared", fmt.Sprintf("%d: equal %d, missing %d, older %d, newer %d, different %d, expiry %d; unexplained %d",
+		r.Compared, r.Equal, r.Missing, r.Older, r.Newer, r.Different, r.Expiry, r.Unexplained))
+	t.row("adopted", fmt.Sprintf("%d, too late %d", r.Adopted, r.TooLate))
+	t.row("cookies", fmt.Sprintf("resealed %d, too large for a record %d", r.Resealed, r.TokenOnly))
+	t.row("revoked hits", r.RevokedHits)
+	t.row("fallback reads", r.FallbackReads)
+	t.row("writes passed over", fmt.Sprintf("old %d, new %d", r.OldPassedOver, r.NewPassedOver))
+	t.row("tombstones failed", fmt.Sprintf("%d, passed over %d", r.TombstonesFailed, r.TombstonesPassedOver))
+	switch {
+	case r.RedisError != "":
+		t.row("redis", "no answer: "+r.RedisError)
+	case r.Redis != nil:
+		forecast := "unknown: too few keys"
+		if r.BytesPerSession > 0 {
+			forecast = fmt.Sprintf("%s, at %d bytes a session", megabytes(r.MemoryForecast), r.BytesPerSession)
+		}
+		t.row("memory forecast", forecast)
+		for line := range strings.Lines(r.Redis.String()) { // aligned for itself: its columns are two spaces apart or more
+			name, value, _ := strings.Cut(line, "  ")
+			t.row(name, strings.TrimSpace(value))
+		}
+	}
+	switch {
+	case r.Phase == NewOnly && r.Safe:
+		t.row("next", "the old store can be taken away, as far as this instance knows")
+	case r.Phase == NewOnly:
+		t.row("next", "keep the old store")
+	case r.Safe:
+		t.row("next", fmt.Sprintf("%v is safe, as far as this instance knows", r.Next))
+	default:
+		t.row("next", fmt.Sprintf("%v is not safe yet", r.Next))
+	}
+	for _, what := range r.NotYet {
+		t.row("not yet", what)
+	}
+	t.row("going back", r.GoingBack)
+	return t.String()
+}
+
+// MarshalText gives the name of the phase.
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads the name of a phase, so that flags and configuration files can hold one.
+func (p *Phase) UnmarshalText(text []byte) error {
+	for q := OldOnly; q <= NewOnly; q++ {
+		if q.String() == string(text) {
+			*p = q
+			return nil
+		}
+	}
+	return &ConfigError{"Phase", "it is none of OldOnly, DualReadOld, DualReadNew and NewOnly"}
+}
+
+func about(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	return fmt.Sprintf("about %d", n)
+}
+
+func counted(n int64, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// percent never rounds up to what is not reached.
+func percent(share float64) string { return fmt.Sprintf("%.2f %%", math.Floor(share*1e4)/100) }
+
+// figures are counted on the path of a request: atomics, no locks, no allocations.
+type figures struct {
+	since time.Time
+	told  atomic.Bool // an event has said that this phase has begun
+
+	old, new sideFigures
+
+	reads, asked, found                                       atomic.Int64
+	compared, equal, missing, older, newer, different, expiry atomic.Int64
+	unexplained                                               atomic.Int64
+	adopted, tooLate, resealed, revokedHits, fallbackReads    atomic.Int64
+	tokenOnly, newPassedOver, oldPassedOver                   atomic.Int64
+	tombstonesFailed, tombstonesPassedOver, comeBackUntil     atomic.Int64
+	recentCoverage, recentCompared, recentLoads, recentWrites window
+	recentCookies                                             window
+	sessions, onlyInNew                                       sketch
+}
+
+func newFigures(told bool) *figures {
+	f := &figures{since: time.Now().UTC()}
+	f.told.Store(told)
+	return f
+}
+
+func (f *figures) report() DualReport {
+	r := DualReport{
+		Since: f.since,
+		Reads: f.reads.Load(), Sessions: f.sessions.count(), OnlyInNew: f.onlyInNew.count(),
+		Old: f.old.report(), New: f.new.report(),
+		Asked: f.asked.Load(), Found: f.found.Load(),
+		Compared: f.compared.Load(), Equal: f.equal.Load(), Missing: f.missing.Load(), Older: f.older.Load(), Newer: f.newer.Load(),
+		Different: f.different.Load(), Expiry: f.expiry.Load(), Unexplained: f.unexplained.Load(),
+		Adopted: f.adopted.Load(), TooLate: f.tooLate.Load(), Resealed: f.resealed.Load(), RevokedHits: f.revokedHits.Load(),
+		FallbackReads: f.fallbackReads.Load(), TokenOnly: f.tokenOnly.Load(),
+		NewPassedOver: f.newPassedOver.Load(), OldPassedOver: f.oldPassedOver.Load(),
+		TombstonesFailed: f.tombstonesFailed.Load(), TombstonesPassedOver: f.tombstonesPassedOver.Load(),
+	}
+	n := &r.Recent
+	n.Asked, n.NotFound = f.recentCoverage.counts()
+	n.Compared, n.Unexplained = f.recentCompared.counts()
+	n.NewLoads, n.LoadErrors = f.recentLoads.counts()
+	n.NewWrites, n.WriteErrors = f.recentWrites.counts()
+	n.Sessions, n.OldCookies = f.recentCookies.counts()
+	return r
+}
+
+// setPhase puts a phase in force. The figures begin anew if it is another one.
+func (d *DualStore) setPhase(p Phase) {
+	d.phaseMu.Lock()
+	defer d.phaseMu.Unlock()
+	before := d.figures.Load()
+	if before == nil || d.Phase() != p {
+		d.figures.Store(newFigures(before == nil)) // where the program starts is no change
+	}
+	d.phase.Store(int32(p))
+}
+
+// tellPhase has an event say, once, that the phase has changed.
+func (d *DualStore) tellPhase(ctx context.Context, phase Phase) {
+	f := d.figures.Load()
+	if f.told.Load() || managerOf(ctx) == nil || !f.told.CompareAndSwap(false, true) {
+		return
+	}
+	emitFrom(ctx, Event{Kind: EventPhase, Outcome: OutcomeChanged, Detail: "to " + phase.String()})
+}
+
+// loaded counts what a Load has come to.
+func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error) {
+	f := d.figures.Load()
+	f.reads.Add(1)
+	if err != nil {
+		if missedAs(err, OutcomeRevoked) {
+			f.revokedHits.Add(1)
+		}
+		return
+	}
+	if rec.Revoked {
+		f.revokedHits.Add(1)
+		return
+	}
+	f.sessions.add(rec.ID)
+	if phase == OldOnly {
+		return
+	}
+	s := &rec.dual
+	if s.present != "" {
+		f.resealed.Add(1)
+	}
+	if s.adopted {
+		f.adopted.Add(1)
+	}
+	if phase == NewOnly {
+		f.recentCookies.add(d.oldIsClient && presented != rec.Token)
+	}
+	if phase == NewOnly || s.newVer != 0 && s.oldSeen && s.oldVer == 0 && s.present == "" {
+		f.onlyInNew.add(rec.ID)
+	}
+	if s.newSeen && (phase >= DualReadNew || s.oldVer != 0) {
+		found := s.newVer != 0 && !s.adopted
+		f.asked.Add(1)
+		if found {
+			f.found.Add(1)
+		}
+		f.recentCoverage.add(!found)
+	}
+}
+
+// saved counts a new session.
+func (d *DualStore) saved(phase Phase, rec *Record, base int64) {
+	if base != 0 || rec.Revoked {
+		return
+	}
+	f := d.figures.Load()
+	f.sessions.add(rec.ID)
+	if phase == NewOnly {
+		f.onlyInNew.add(rec.ID)
+	}
+}
+
+// tombstoneFailed counts a revocation that the new store did not take. That the request went on means that the session
+// can come back.
+func (d *DualStore) tombstoneFailed(rec *Record, wentOn bool) {
+	f := d.figures.Load()
+	f.tombstonesFailed.Add(1)
+	if !wentOn {
+		return
+	}
+	f.tombstonesPassedOver.Add(1)
+	until := rec.Deadline.UnixNano()
+	for {
+		before := f.comeBackUntil.Load()
+		if until <= before || f.comeBackUntil.CompareAndSwap(before, until) {
+			return
+		}
+	}
+}
+
+// maxMismatchEvents bounds the log in each phase; Report counts on.
+const maxMismatchEvents = 1000
+
+// compareCopies counts how the copy in the new store compares with that in the old one. What it finds is said without a
+// value.
+func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
+	if c.new != nil && c.new.Revoked {
+		return // newer than any copy: that is what it is for
+	}
+	f := d.figures.Load()
+	outcome, detail, explained := f.compare(c.old, c.new)
+	if !explained && !d.oldIsClient && (outcome == OutcomeMissing || outcome == OutcomeOlder) {
+		// A parallel request writes the old copy first: this may be between its two writes.
+		explained = time.Now().UnixMilli()-c.old.Version < versionsInDoubt.Milliseconds()
+	}
+	f.compared.Add(1)
+	f.recentCompared.add(outcome != "" && !explained)
+	if outcome == "" {
+		f.equal.Add(1)
+		return
+	}
+	f.countMismatch(outcome)
+	m := managerOf(ctx)
+	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(uncounted(d.new)), Detail: detail}
+	switch {
+	case explained:
+		if m != nil && m.observe != nil { // nothing to act on: not for the log
+			m.observe(ctx, e)
+		}
+	case f.unexplained.Add(1) <= maxMismatchEvents:
+		emitFrom(ctx, e)
+	case m != nil && m.observe != nil:
+		m.observe(ctx, e)
+	}
+}
+
+func (f *figures) countMismatch(o Outcome) {
+	switch o {
+	case OutcomeMissing:
+		f.missing.Add(1)
+	case OutcomeOlder:
+		f.older.Add(1)
+	case OutcomeNewer:
+		f.newer.Add(1)
+	case OutcomeDifferent:
+		f.different.Add(1)
+	case OutcomeExpiry:
+		f.expiry.Add(1)
+	}
+}
+
+// compare says how the new copy differs from the old one: not at all is empty.
+func (f *figures) compare(old, new *Record) (o Outcome, detail string, explained bool) {
+	before := old.Version < f.since.UnixMilli() // versions follow the clock: written before this phase, maybe by OldOnly
+	switch {
+	case new == nil && before:
+		return OutcomeMissing, "the new store does not have it: it was last written before this phase began here", true
+	case new == nil:
+		return OutcomeMissing, "the new store does not have it, though it was written in this phase: a write failed, it was evicted, or an instance still writes the old store alone", false
+	case new.Version < old.Version && before:
+		return OutcomeOlder, "the new store has an older copy: the newer one was written before this phase began here", true
+	case new.Version < old.Version:
+		return OutcomeOlder, "the new store has an older copy: a write failed, or an instance still writes the old store alone", false
+	case new.Version > old.Version:
+		// It counts wherever both are read: a parallel request wrote it, or a response did not reach the client.
+		return OutcomeNewer, "the new store has a newer copy: a parallel request wrote it, or the client did not get a response", true
+	case !sameValues(old, new):
+		return OutcomeDifferent, "the copies have the same version and different values", false
+	}
+	tolerance := min(old.Idle, new.Idle)/touchShare + time.Second
+	switch late := new.Expires.Sub(old.Expires); {
+	case late > tolerance:
+		return OutcomeExpiry, "the copy in the new store lives longer: the client did not get the cookie of the last touch", true
+	case -late > tolerance:
+		return OutcomeExpiry, "the copy in the new store expires earlier: a touch has failed", false
+	}
+	return "", "", false
+}
+
+// sameValues compares what the JSON means: neither the order of keys nor spaces count.
+func sameValues(a, b *Record) bool {
+	if len(a.values) != len(b.values) {
+		return false
+	}
+	for _, e := range a.values {
+		raw, ok := b.raw(e.Key)
+		if !ok || raw != e.Raw && !sameJSON(raw, e.Raw) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameJSON(a, b string) bool {
+	x, errX := decodeJSON(a)
+	y, errY := decodeJSON(b)
+	return errX == nil && errY == nil && reflect.DeepEqual(x, y)
+}
+
+func decodeJSON(text string) (v any, err error) {
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber() // 64-bit integers stay exact
+	err = dec.Decode(&v)
+	return v, err
+}
+
+// countedStore counts the calls of one side of a DualStore.
+type countedStore struct {
+	Store
+	d     *DualStore
+	isNew bool
+}
+
+func uncounted(s Store) Store {
+	if c, ok := s.(*countedStore); ok {
+		return c.Store
+	}
+	return s
+}
+
+// MaxTTL passes on the limit of the store.
+func (s *countedStore) MaxTTL() time.Duration {
+	if m, ok := s.Store.(interface{ MaxTTL() time.Duration }); ok {
+		return m.MaxTTL()
+	}
+	return math.MaxInt64
+}
+
+func (s *countedStore) side(f *figures) *sideFigures {
+	if s.isNew {
+		return &f.new
+	}
+	return &f.old
+}
+
+func (s *countedStore) Load(ctx context.Context, name, token string) (*Record, error) {
+	start := time.Now()
+	rec, err := s.Store.Load(ctx, name, token)
+	if missedAs(err, OutcomeMalformed) {
+		return rec, err // the store was not asked
+	}
+	f := s.d.figures.Load()
+	failed := noAnswer(ctx, err)
+	s.side(f).loads.add(time.Since(start), failed)
+	if s.isNew {
+		f.recentLoads.add(failed)
+	}
+	return rec, err
+}
+
+func (s *countedStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
+	start := time.Now()
+	token, err := s.Store.Save(ctx, name, rec, base)
+	s.wrote(ctx, start, err)
+	return token, err
+}
+
+func (s *countedStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
+	start := time.Now()
+	token, err := s.Store.Touch(ctx, name, rec)
+	s.wrote(ctx, start, err)
+	return token, err
+}
+
+func (s *countedStore) Delete(ctx context.Context, name string, rec *Record) error {
+	start := time.Now()
+	err := s.Store.Delete(ctx, name, rec)
+	s.wrote(ctx, start, err)
+	return err
+}
+
+func (s *countedStore) wrote(ctx context.Context, start time.Time, err error) {
+	f := s.d.figures.Load()
+	failed := noAnswer(ctx, err)
+	s.side(f).writes.add(time.Since(start), failed)
+	if s.isNew {
+		f.recentWrites.add(failed)
+	}
+}
+
+func missedAs(err error, o Outcome) bool {
+	if err == nil {
+		return false
+	}
+	var miss *NotFoundError
+	return errors.As(err, &miss) && miss.Outcome == o
+}
+
+// noAnswer says whether a store failed. A client that hung up is no failure of the store.
+func noAnswer(ctx context.Context, err error) bool {
+	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrGone) &&
+		!errors.Is(err, ErrTooLarge) && !errors.Is(ctx.Err(), context.Canceled)
+}
+
+// sideFigures are the calls of one store.
+type sideFigures struct{ loads, writes callFigures }
+
+func (s *sideFigures) report() DualSide {
+	return DualSide{
+		Loads: s.loads.calls.Load(), LoadErrors: s.loads.errors.Load(),
+		Writes: s.writes.calls.Load(), WriteErrors: s.writes.errors.Load(),
+		LoadP50: s.loads.quantile(50), LoadP99: s.loads.quantile(99),
+		WriteP50: s.writes.quantile(50), WriteP99: s.writes.quantile(99),
+	}
+}
+
+// callFigures are the calls of one kind with their latencies: four buckets for each doubling, up to 18 minutes.
+type callFigures struct {
+	calls, errors atomic.Int64
+	buckets       [4*(maxLatencyBits-2) + 4]atomic.Int64
+}
+
+const maxLatencyBits = 40
+
+func (c *callFigures) add(took time.Duration, failed bool) {
+	c.calls.Add(1)
+	if failed {
+		c.errors.Add(1)
+	}
+	c.buckets[latencyBucket(took)].Add(1)
+}
+
+func latencyBucket(d time.Duration) int {
+	n := uint64(min(max(d, 0), 1<<maxLatencyBits-1))
+	length := bits.Len64(n)
+	if length <= 3 {
+		return int(n)
+	}
+	return 4*(length-2) + int(n>>(length-3)&3)
+}
+
+// bucketLimit is the longest duration in a bucket.
+func bucketLimit(i int) time.Duration {
+	if i < 8 {
+		return time.Duration(i)
+	}
+	return time.Duration(i%4+5)<<(i/4-1) - 1
+}
+
+// quantile gives the latency that this many percent of the calls did not exceed, to two digits.
+func (c *callFigures) quantile(percent int64) time.Duration {
+	var n int64
+	for i := range c.buckets {
+		n += c.buckets[i].Load()
+	}
+	rank := (n*percent + 99) / 100
+	if rank == 0 {
+		return 0
+	}
+	for i := range c.buckets {
+		if rank -= c.buckets[i].Load(); rank <= 0 {
+			d, unit := bucketLimit(i), time.Duration(1)
+			for d >= 100*unit {
+				unit *= 10
+			}
+			return d.Round(unit)
+		}
+	}
+	return bucketLimit(len(c.buckets) - 1)
+}
+
+// window counts the last 10,000 to 20,000 of something, and how many of them were bad: both in one word, so that they
+// stay together.
+type window struct{ current, last atomic.Uint64 }
+
+const windowSize = 10_000
+
+func (w *window) add(bad bool) {
+	one := uint64(1) << 32
+	if bad {
+		one++
+	}
+	if v := w.current.Add(one); v>>32 == windowSize { // one caller sees this
+		w.current.Add(-v)
+		w.last.Store(v)
+	}
+}
+
+func (w *window) counts() (all, bad int64) {
+	a, b := w.current.Load(), w.last.Load()
+	return int64(a>>32 + b>>32), int64(a&math.MaxUint32 + b&math.MaxUint32)
+}
+
+// sketch estimates how many different sessions were met (HyperLogLog, with linear counting while they are few).
+type sketch struct {
+	registers [1 << sketchBits]atomic.Uint32
+}
+
+const sketchBits = 12
+
+func (s *sketch) add(id string) {
+	h := uint64(14695981039346656037) // FNV-1a
+	for i := range len(id) {
+		h = (h ^ uint64(id[i])) * 1099511628211
+	}
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd // FNV alone leaves the upper bits uneven
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	h ^= h >> 33
+	rank := uint32(bits.LeadingZeros64(h<<sketchBits|1<<(sketchBits-1))) + 1
+	r := &s.registers[h>>(64-sketchBits)]
+	for {
+		before := r.Load()
+		if rank <= before || r.CompareAndSwap(before, rank) {
+			return
+		}
+	}
+}
+
+func (s *sketch) count() int64 {
+	const m = float64(1 << sketchBits)
+	sum, empty := 0.0, 0.0
+	for i := range s.registers {
+		rank := s.registers[i].Load()
+		sum += math.Ldexp(1, -int(rank))
+		if rank == 0 {
+			empty++
+		}
+	}
+	n := 0.7213 / (1 + 1.079/m) * m * m / sum
+	if n <= 2.5*m && empty > 0 {
+		n = m * math.Log(m/empty)
+	}
+	return int64(math.Round(n))
+}
