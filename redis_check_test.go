@@ -91,11 +91,11 @@ func TestRedisCheckFigures(t *testing.T) {
 
 func TestRedisCheckEvicted(t *testing.T) {
 	ctx := context.Background()
-	rdb := redistest.Start(t, "--maxmemory", "3mb", "--maxmemory-policy", "volatile-lru").Client(t)
+	rdb := redistest.Start(t, "--maxmemory", "20mb", "--maxmemory-policy", "volatile-lru").Client(t)
 	store := newRedisStore(t, rdb, time.Hour)
-	for range 10 {
+	for range 400 {
 		rec := newRedisRecord(time.Hour, time.Hour)
-		rec.SetValue("v", json.RawMessage(`"`+strings.Repeat("x", 1<<19)+`"`))
+		rec.SetValue("v", json.RawMessage(`"`+strings.Repeat("x", 100_000)+`"`))
 		_, err := store.Save(ctx, "", rec, 0)
 		require.NoError(t, err)
 	}
