@@ -454,6 +454,10 @@ func TestP05_AFailedCommitIsAFailedResponse(t *testing.T) {
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, "custom")
 		}, 500, "custom"},
+		"status only": {errStore, func(w http.ResponseWriter, _ *http.Request, _ error) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.WriteHeader(500)
+		}, 500, ""},
 		"flushes": {errStore, func(w http.ResponseWriter, _ *http.Request, _ error) {
 			w.Header().Set("Content-Type", "text/plain")
 			w.WriteHeader(502)
