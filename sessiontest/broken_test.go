@@ -24,14 +24,13 @@ const brokenEnv = "SESSIONTEST_BROKEN_STORES"
 // TestTestStore_FindsBrokenStores runs the suite on stores that each break one rule, and checks that the case of this
 // rule fails. It runs them in another process, where they may fail.
 func TestTestStore_FindsBrokenStores(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokenStores$", "-test.v", "-test.parallel=200", "-test.timeout=5m")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokenStores$", "-test.v", "-test.parallel=32", "-test.timeout=1m")
 	cmd.Env = append(os.Environ(), brokenEnv+"=1")
 	out, err := cmd.CombinedOutput()
 	var failed *exec.ExitError
 	require.ErrorAs(t, err, &failed, "%s", out)
 	output := string(out)
 	require.NotContains(t, output, "panic:")
-	require.NotContains(t, output, "DATA RACE")
 
 	result := func(result, broken, rule string) string {
 		return fmt.Sprintf("--- %s: TestBrokenStores/%s%s (", result, underscores(broken), rule)
@@ -56,15 +55,17 @@ func TestBrokenStores(t *testing.T) {
 	if os.Getenv(brokenEnv) == "" {
 		t.Skip("made to fail: TestTestStore_FindsBrokenStores runs it in another process")
 	}
-	run := func(name string, newStore func(*testing.T) sessions.Store) {
+	run := func(name string, alone bool, newStore func(*testing.T) sessions.Store) {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			if !alone {
+				t.Parallel()
+			}
 			sessiontest.TestStore(t, newStore)
 		})
 	}
-	run("nothing", func(*testing.T) sessions.Store { return &broken{MemoryStore: sessiontest.NewMemoryStore()} })
+	run("nothing", true, func(*testing.T) sessions.Store { return &broken{MemoryStore: sessiontest.NewMemoryStore()} })
 	for _, b := range brokenStores {
-		run(b.name, func(t *testing.T) sessions.Store {
+		run(b.name, b.races, func(t *testing.T) sessions.Store {
 			if b.codec != nil {
 				store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: b.codec(t)})
 				require.NoError(t, err)
@@ -269,6 +270,7 @@ var brokenStores = []struct {
 	fails  []string
 	breaks func(*broken)
 	codec  func(*testing.T) sessions.Codec // of a CookieStore, in place of the other
+	races  bool                            // with -race it must run alone, or others would be blamed
 }{
 	{name: "Load forgets the ID", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.ID = "" })},
 	{name: "Load forgets the token", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Token = "" })},
@@ -443,7 +445,7 @@ var brokenStores = []struct {
 			return s.MemoryStore.Save(ctx, name, rec, base)
 		}
 	}},
-	{name: "Save keeps the caller's record", fails: []string{"the record given to Save is not kept"}, breaks: func(s *broken) {
+	{name: "Save keeps the caller's record", races: true, fails: []string{"the record given to Save is not kept"}, breaks: func(s *broken) {
 		s.save = func(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
 			token, err := s.MemoryStore.Save(ctx, name, rec, base)
 			if err == nil {
@@ -466,7 +468,7 @@ var brokenStores = []struct {
 			return token, err
 		}
 	}},
-	{name: "Load shares its record", fails: []string{"the record returned by Load is the caller's"}, breaks: func(s *broken) {
+	{name: "Load shares its record", races: true, fails: []string{"the record returned by Load is the caller's"}, breaks: func(s *broken) {
 		s.load = func(ctx context.Context, name, token string) (*sessions.Record, error) {
 			rec, err := s.MemoryStore.Load(ctx, name, token)
 			if err != nil {
@@ -525,15 +527,15 @@ var brokenStores = []struct {
 		}
 		return rec, base
 	})},
-	{name: "Save checks first and writes later", fails: []string{"Save with base 0 is won by one of many", "parallel writers lose nothing"}, breaks: func(s *broken) {
+	{name: "Save checks first and writes later", fails: []string{"parallel writers lose nothing"}, breaks: func(s *broken) {
 		s.save = func(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
 			there := s.there(rec)
 			switch {
-			case rec.Revoked || !time.Now().Before(rec.Expires) || ctx.Err() != nil:
+			case there != nil && there.Revoked || rec.Revoked || !time.Now().Before(rec.Expires) || ctx.Err() != nil:
 				return s.MemoryStore.Save(ctx, name, rec, base)
 			case base == 0 && there != nil, base != 0 && there != nil && there.Version != base:
 				return "", &sessions.ConflictError{Current: there}
-			case base != 0 && (there == nil || there.Revoked):
+			case base != 0 && there == nil:
 				return "", sessions.ErrGone
 			}
 			time.Sleep(time.Millisecond)
@@ -741,7 +743,7 @@ var brokenStores = []struct {
 		}
 		return s.MemoryStore.Touch(context.Background(), "", rec)
 	})},
-	{name: "Touch writes back what it knew", fails: []string{"Touch of a newer record is not an error and changes nothing", "parallel writers lose nothing"}, breaks: touching(func(s *broken, rec *sessions.Record) (string, error) {
+	{name: "Touch writes back what it knew", fails: []string{"Touch of a newer record is not an error and changes nothing"}, breaks: touching(func(s *broken, rec *sessions.Record) (string, error) {
 		if there := s.there(rec); there == nil || there.Revoked || !time.Now().Before(rec.Expires) {
 			return "", sessions.ErrGone
 		}
