@@ -35,18 +35,20 @@ type DualReport struct {
 	Asked int64 `json:"asked"`
 	Found int64 `json:"found"`
 
-	// Compared counts the reads in DualReadOld whose two copies were compared. A copy in the new store is equal; or
+	// Compared counts the reads in DualReadOld whose two copies were compared. The copy in the new store is equal; or
 	// missing; or older or newer by its version; or different in its values, with the same version; or equal with another
 	// expiry. Unexplained are those that cannot come from sessions last written before this phase, from parallel
 	// requests, or from a response that the client never got.
-	Compared    int64 `json:"compared"`
-	Equal       int64 `json:"equal"`
-	Missing     int64 `json:"missing"`
-	Older       int64 `json:"older"`
-	Newer       int64 `json:"newer"`
-	Different   int64 `json:"different"`
-	Expiry      int64 `json:"expiry"`
-	Unexplained int64 `json:"unexplained"`
+	Compared struct {
+		Reads       int64 `json:"reads"`
+		Equal       int64 `json:"equal"`
+		Missing     int64 `json:"missing"`
+		Older       int64 `json:"older"`
+		Newer       int64 `json:"newer"`
+		Different   int64 `json:"different"`
+		Expiry      int64 `json:"expiry"`
+		Unexplained int64 `json:"unexplained"`
+	} `json:"compared"`
 
 	Adopted       int64 `json:"adopted"`         // old copies that were written to the new store
 	TooLate       int64 `json:"too_late"`        // old copies that were refused because AdoptUntil had passed
@@ -63,7 +65,18 @@ type DualReport struct {
 	TombstonesPassedOver int64 `json:"tombstones_passed_over"`
 
 	// Recent is what the verdict goes by: the last 10,000 to 20,000 of each, so that what was mended is forgotten.
-	Recent DualRecent `json:"recent"`
+	Recent struct {
+		Asked       int64 `json:"asked"` // the coverage
+		NotFound    int64 `json:"not_found"`
+		Compared    int64 `json:"compared"`
+		Unexplained int64 `json:"unexplained"`
+		NewLoads    int64 `json:"new_loads"`
+		LoadErrors  int64 `json:"new_load_errors"`
+		NewWrites   int64 `json:"new_writes"`
+		WriteErrors int64 `json:"new_write_errors"`
+		Sessions    int64 `json:"sessions"`    // reads that found a session, in NewOnly
+		OldCookies  int64 `json:"old_cookies"` // of those, with a cookie that only the old store opens
+	} `json:"recent"`
 
 	// Redis is how the new store is, if it is a [RedisStore] or has a Check method like it. RedisError says why it could
 	// not be asked.
@@ -76,11 +89,11 @@ type DualReport struct {
 	MemoryForecast  int64 `json:"memory_forecast"`
 
 	// Next is the phase that follows, and Safe whether this instance knows nothing against it. In NewOnly, Next is NewOnly
-	// as well, and Safe says that the old store can be taken away. NotYet says in plain words what is missing. GoingBack
-	// says what the way back costs.
+	// as well, and Safe says that the old store can be taken away. Missing says in plain words what is not as it should
+	// be. GoingBack says what the way back costs.
 	Next      Phase    `json:"next_phase"`
 	Safe      bool     `json:"safe"`
-	NotYet    []string `json:"not_yet"`
+	Missing   []string `json:"missing"`
 	GoingBack string   `json:"going_back"`
 }
 
@@ -116,26 +129,12 @@ func (s DualSide) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// DualRecent is the newest part of a [DualReport].
-type DualRecent struct {
-	Asked       int64 `json:"asked"` // the coverage
-	NotFound    int64 `json:"not_found"`
-	Compared    int64 `json:"compared"`
-	Unexplained int64 `json:"unexplained"`
-	NewLoads    int64 `json:"new_loads"`
-	LoadErrors  int64 `json:"new_load_errors"`
-	NewWrites   int64 `json:"new_writes"`
-	WriteErrors int64 `json:"new_write_errors"`
-	Sessions    int64 `json:"sessions"`    // reads that found a session
-	OldCookies  int64 `json:"old_cookies"` // of those, in NewOnly, with a cookie that only the old store opens
-}
-
 // Coverage is the share of the recent reads for which the new store had the session; 0 if it was never asked.
-func (r DualRecent) Coverage() float64 {
-	if r.Asked == 0 {
+func (r DualReport) Coverage() float64 {
+	if r.Recent.Asked == 0 {
 		return 0
 	}
-	return float64(r.Asked-r.NotFound) / float64(r.Asked)
+	return float64(r.Recent.Asked-r.Recent.NotFound) / float64(r.Recent.Asked)
 }
 
 const (
@@ -187,8 +186,8 @@ func (r *DualReport) forecast() {
 
 // judge gives the verdict.
 func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
-	r.NotYet = []string{}
-	missing := func(format string, args ...any) { r.NotYet = append(r.NotYet, fmt.Sprintf(format, args...)) }
+	r.Missing = []string{}
+	missing := func(format string, args ...any) { r.Missing = append(r.Missing, fmt.Sprintf(format, args...)) }
 
 	r.Next = min(r.Phase+1, NewOnly)
 	few := r.Reads < enoughReads
@@ -234,7 +233,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		d.needAnswers(r, missing)
 	}
 	needHealth(r, missing)
-	r.Safe = len(r.NotYet) == 0
+	r.Safe = len(r.Missing) == 0
 }
 
 func (d *DualStore) needCompared(r *DualReport, missing func(string, ...any)) {
@@ -255,8 +254,8 @@ func (d *DualStore) needCoverage(r *DualReport, few bool, missing func(string, .
 		if !few && r.Recent.Compared == r.Recent.Asked { // or it has been said
 			missing("the new store was asked for only %d sessions: wait for %d", r.Recent.Asked, enoughReads)
 		}
-	case r.Recent.Coverage() < enoughCoverage:
-		missing("the new store had %s of the last %d sessions that it was asked for: wait until it has %s", percent(r.Recent.Coverage()), r.Recent.Asked, percent(enoughCoverage))
+	case r.Coverage() < enoughCoverage:
+		missing("the new store had %s of the last %d sessions that it was asked for: wait until it has %s", percent(r.Coverage()), r.Recent.Asked, percent(enoughCoverage))
 	}
 }
 
@@ -322,11 +321,11 @@ func (r DualReport) String() string {
 	}
 	coverage := "new not asked"
 	if r.Asked > 0 {
-		coverage = fmt.Sprintf("%d found of %d asked; lately %s", r.Found, r.Asked, percent(r.Recent.Coverage()))
+		coverage = fmt.Sprintf("%d found of %d asked; lately %s", r.Found, r.Asked, percent(r.Coverage()))
 	}
 	t.row("coverage", coverage)
 	t.row("compared", fmt.Sprintf("%d: equal %d, missing %d, older %d, newer %d, different %d, expiry %d; unexplained %d",
-		r.Compared, r.Equal, r.Missing, r.Older, r.Newer, r.Different, r.Expiry, r.Unexplained))
+		r.Compared.Reads, r.Compared.Equal, r.Compared.Missing, r.Compared.Older, r.Compared.Newer, r.Compared.Different, r.Compared.Expiry, r.Compared.Unexplained))
 	t.row("adopted", fmt.Sprintf("%d, too late %d", r.Adopted, r.TooLate))
 	t.row("cookies", fmt.Sprintf("resealed %d, too large for a record %d", r.Resealed, r.TokenOnly))
 	t.row("revoked hits", r.RevokedHits)
@@ -357,8 +356,8 @@ func (r DualReport) String() string {
 	default:
 		t.row("next", fmt.Sprintf("%v is not safe yet", r.Next))
 	}
-	for _, what := range r.NotYet {
-		t.row("not yet", what)
+	for _, what := range r.Missing {
+		t.row("missing", what)
 	}
 	t.row("going back", r.GoingBack)
 	return t.String()
@@ -425,13 +424,14 @@ func (f *figures) report() DualReport {
 		Reads: f.reads.Load(), Sessions: f.sessions.count(), OnlyInNew: f.onlyInNew.count(),
 		Old: f.old.report(), New: f.new.report(),
 		Asked: f.asked.Load(), Found: f.found.Load(),
-		Compared: f.compared.Load(), Equal: f.equal.Load(), Missing: f.missing.Load(), Older: f.older.Load(), Newer: f.newer.Load(),
-		Different: f.different.Load(), Expiry: f.expiry.Load(), Unexplained: f.unexplained.Load(),
 		Adopted: f.adopted.Load(), TooLate: f.tooLate.Load(), Resealed: f.resealed.Load(), RevokedHits: f.revokedHits.Load(),
 		FallbackReads: f.fallbackReads.Load(), TokenOnly: f.tokenOnly.Load(),
 		NewPassedOver: f.newPassedOver.Load(), OldPassedOver: f.oldPassedOver.Load(),
 		TombstonesFailed: f.tombstonesFailed.Load(), TombstonesPassedOver: f.tombstonesPassedOver.Load(),
 	}
+	c := &r.Compared
+	c.Reads, c.Equal, c.Missing, c.Older, c.Newer = f.compared.Load(), f.equal.Load(), f.missing.Load(), f.older.Load(), f.newer.Load()
+	c.Different, c.Expiry, c.Unexplained = f.different.Load(), f.expiry.Load(), f.unexplained.Load()
 	n := &r.Recent
 	n.Asked, n.NotFound = f.recentCoverage.counts()
 	n.Compared, n.Unexplained = f.recentCompared.counts()
