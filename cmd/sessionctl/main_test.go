@@ -104,6 +104,8 @@ func TestCommandLine(t *testing.T) {
 		{"check -redis-file " + short, "", exitUsage, "the address in -redis-file must be host:port"},
 		{"check -redis-file " + empty, "", exitUsage, "the file is empty"},
 		{"check -redis-file /no/such/file", "", exitUsage, "no such file"},
+		{"check -redis-file redis://:" + token + "@a:1", "", exitUsage, "no such file"},
+		{"check -redis " + token + "@a:1", "", exitUsage, "host:port"},
 		{"check -redis http://a:1", "", exitUsage, "not a Redis URL"},
 		{"check -redis redis://:" + token + "@a:1", "", exitUsage, "holds a password"},
 		{"check -redis redis://:" + token + "/x@a:1", "", exitUsage, "%2F"},
@@ -127,11 +129,15 @@ func TestCommandLine(t *testing.T) {
 		{"show -secret=" + token, "", exitUsage, "-secret-file"},
 		{"show -cookie-file -", "", exitUsage, "no cookie in it"},
 		{"show -cookie-file -", "sealed" + token, exitUsage, "-secret-file"},
-		{"show -cookie-file - -secret-file " + secret, "a=b; c=" + token, exitUsage, `no cookie there is named "session"`},
+		{"show -cookie-file - -secret-file " + secret, "a=b; c=" + token, exitUsage, "no cookie of that name"},
 		{"show -cookie-file - -secret-file " + secret, "other=" + token, exitUsage, "-cookie-name"},
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat("x", 70000), exitUsage, "is it the right file?"},
 		{"show -cookie-file - -secret-file " + short, "x", exitUsage, "too short"},
 		{"show -cookie-file - -secret-file /no/such/file", "x", exitUsage, "no such file"},
+		{"show -cookie-file " + token + " -secret-file " + secret, "", exitUsage, "no such file"},
+		{"show -cookie-file - -secret-file " + token, "x", exitUsage, "no such file"},
+		{"show -cookie-file - -secret-file " + secret + " -cookie-name " + token, "a=b", exitUsage, "-cookie-name"},
+		{"show -cookie-file - -secret-file " + strings.Repeat(token, 20), "x", exitUsage, "too long"},
 		{"show -cookie-file /no/such/file -secret-file " + secret, "", exitUsage, "no such file"},
 		{"show -cookie-file - -secret-file " + secret, "broken" + token, exitWrong, "the seal does not fit"},
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat(token, 300), exitWrong, "a browser keeps 4096"},
@@ -284,15 +290,16 @@ func TestAudit(t *testing.T) {
 		name string
 		rdb  redis.UniversalClient
 		args []string
+		n    int
 	}{
-		{"server", single.Client(t), []string{"-redis", single.Addr}},
-		{"cluster of 1", redistest.ClusterClient(t, one), []string{"-redis", one[0].Addr, "-cluster"}},
-		{"cluster of 2", redistest.ClusterClient(t, two), []string{"-redis", two[1].Addr, "-cluster"}},
+		{"server", single.Client(t), []string{"-redis", single.Addr}, 200_000},
+		{"cluster of 1", redistest.ClusterClient(t, one), []string{"-redis", one[0].Addr, "-cluster"}, 200_000},
+		{"cluster of 2", redistest.ClusterClient(t, two), []string{"-redis", two[1].Addr, "-cluster"}, 20_000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			const n, bare = 200_000, 200
+			const bare = 200
 			ctx := context.Background()
-			ids := fill(t, c.rdb, "session:", n, bare)
+			ids := fill(t, c.rdb, "session:", c.n, bare)
 			require.NoError(t, c.rdb.Set(ctx, "sessionx", 1, 0).Err())
 			without := func() (count int) {
 				for _, id := range ids[:bare] {
@@ -311,7 +318,7 @@ func TestAudit(t *testing.T) {
 
 			code, out := audit()
 			require.Equal(t, exitWrong, code)
-			require.Contains(t, out, "keys 200,000,")
+			require.Contains(t, out, "keys "+group(int64(c.n))+",")
 			require.Contains(t, out, "without TTL 200 ")
 			require.Contains(t, out, "Nothing was changed. 200 keys stay")
 			require.NotContains(t, out, "foreign")
@@ -322,7 +329,7 @@ func TestAudit(t *testing.T) {
 			require.Equal(t, exitWrong, code)
 			var a sessions.RedisAudit
 			require.NoError(t, json.Unmarshal([]byte(out), &a))
-			require.EqualValues(t, n, a.Keys)
+			require.EqualValues(t, c.n, a.Keys)
 			require.EqualValues(t, bare, a.KeysWithoutTTL)
 			require.Subset(t, ids[:bare], a.SessionIDs)
 			require.Equal(t, bare, without(), "-ttl alone changes nothing")

@@ -144,7 +144,7 @@ func (s *server) options() (*redis.Options, []string, error) {
 	} else {
 		for i, addr := range addrs {
 			addrs[i] = strings.TrimSpace(addr)
-			if host, port, err := net.SplitHostPort(addrs[i]); err != nil || host == "" || port == "" {
+			if host, port, err := net.SplitHostPort(addrs[i]); err != nil || host == "" || port == "" || strings.Contains(host, "@") {
 				return nil, nil, misused("", "%s must be host:port, such as 127.0.0.1:6379, or a URL", flagName)
 			}
 		}
@@ -222,7 +222,8 @@ func cause(err error) string {
 	return text
 }
 
-// readFile reads a small file, or the standard input where the name is "-" and there is one. Errors do not quote it.
+// readFile reads a small file, or the standard input where the name is "-" and there is one. Errors show neither what is
+// in it nor its name, which may be a cookie or a secret that was given in place of a file.
 func readFile(name string, stdin io.Reader) ([]byte, error) {
 	const most = 64 << 10
 	r := stdin
@@ -233,7 +234,7 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 			if errors.As(err, &path) {
 				err = path.Err
 			}
-			return nil, fmt.Errorf("cannot read %q: %w", name, err)
+			return nil, fmt.Errorf("cannot read the file: %w", err)
 		}
 		defer f.Close()
 		r = f
@@ -241,9 +242,9 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(r, most+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("cannot read %q", name)
+		return nil, errors.New("cannot read the file")
 	case len(text) > most:
-		return nil, fmt.Errorf("%q is larger than %d bytes: is it the right file?", name, most)
+		return nil, fmt.Errorf("it is larger than %d bytes: is it the right file?", most)
 	}
 	return text, nil
 }

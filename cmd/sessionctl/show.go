@@ -234,7 +234,7 @@ func readCookies(c *call, file, name string) ([]string, error) {
 	var text []byte
 	var err error
 	if file == "-" && isTerminal(c.stdin) {
-		fmt.Fprintf(c.stderr, "Paste the value of the cookie %q, then press Enter:\n", name)
+		fmt.Fprintln(c.stderr, "Paste the value of the cookie, then press Enter:")
 		line, rerr := bufio.NewReader(io.LimitReader(c.stdin, 64<<10)).ReadString('\n')
 		if text = []byte(line); rerr != nil && !errors.Is(rerr, io.EOF) {
 			err = errors.New("cannot read the terminal")
@@ -262,7 +262,7 @@ func readCookies(c *call, file, name string) ([]string, error) {
 	case len(found) > 0:
 		return found, nil
 	case strings.Contains(line, ";") || strings.Contains(strings.TrimRight(line, "="), "="):
-		return nil, misused("Is it another one? See -cookie-name.", "-cookie-file: no cookie there is named %q", name)
+		return nil, misused("Which one is it? See -cookie-name.", "-cookie-file: no cookie of that name is there")
 	}
 	return []string{line}, nil
 }
