@@ -24,7 +24,7 @@ const brokenEnv = "SESSIONTEST_BROKEN_STORES"
 // TestTestStore_FindsBrokenStores runs the suite on stores that each break one rule, and checks that the case of this
 // rule fails. It runs them in another process, where they may fail.
 func TestTestStore_FindsBrokenStores(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokenStores$", "-test.v", "-test.parallel=32", "-test.timeout=1m")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestBrokenStores$", "-test.v", "-test.parallel=32", "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), brokenEnv+"=1")
 	out, err := cmd.CombinedOutput()
 	var failed *exec.ExitError
