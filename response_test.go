@@ -614,19 +614,30 @@ func TestP05_BufferedOutside(t *testing.T) {
 	require.NotContains(t, got.header, "Set-Cookie")
 }
 
-// A panic in the ErrorHandler is as any other.
+// A panic in the ErrorHandler ends the connection, also where the handler recovers from it: an empty 200 would look like
+// success.
 func TestP05_ErrorHandlerPanics(t *testing.T) {
 	eachProto(t, func(t *testing.T, proto string) {
-		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
-		v := serve(t, newSite(t, spy, func(cfg *sessions.Config) {
-			cfg.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-		}), proto)
-		spy.fail("save")
-		got := v.abort(func(w http.ResponseWriter, r *http.Request) {
-			_ = session(t, r).Set("n", 1)
-			_, _ = w.Write([]byte("page"))
-		})
-		require.Error(t, got.err)
+		for _, value := range []any{http.ErrAbortHandler, "boom"} {
+			for _, recovers := range []bool{false, true} {
+				spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+				v := serve(t, newSite(t, spy, func(cfg *sessions.Config) {
+					cfg.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(value) }
+				}), proto)
+				spy.fail("save")
+				got := v.abort(func(w http.ResponseWriter, r *http.Request) {
+					if recovers {
+						defer func() {
+							_ = recover()
+							http.Error(w, "recovered", 500)
+						}()
+					}
+					_ = session(t, r).Set("n", 1)
+					_, _ = w.Write([]byte("page"))
+				})
+				require.Error(t, got.err)
+			}
+		}
 	})
 }
 
@@ -1471,11 +1482,12 @@ func TestRenewMeetsTheFirstByte(t *testing.T) {
 
 // http.TimeoutHandler inside of Wrap answers while its handler goes on in another goroutine.
 func TestTimeoutHandlerInside(t *testing.T) {
-	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore()})
+	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
+	const requests = 5
 	var running sync.WaitGroup
+	running.Add(requests)
 	server := httptest.NewServer(mgr.Wrap(http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		running.Add(1)
 		defer running.Done()
 		s := session(t, r)
 		_ = s.Set("n", 1)
@@ -1487,7 +1499,7 @@ func TestTimeoutHandlerInside(t *testing.T) {
 		}
 	}), time.Millisecond, "timeout")))
 	defer server.Close()
-	for range 5 {
+	for range requests {
 		res, err := server.Client().Get(server.URL)
 		require.NoError(t, err)
 		_ = res.Body.Close()

@@ -25,13 +25,15 @@ type Hooks interface {
 // Writer is the wrapped response. It is meant to be a field of the caller's own state, so that a request costs one
 // allocation for both. It is used by one goroutine at a time, as any ResponseWriter; only Begun is for all.
 type Writer struct {
-	inner  http.ResponseWriter
-	hooks  Hooks
-	phase  atomic.Uint32
-	err    error
-	outer  []line // the headers before the handler ran
-	few    [6]line
-	answer http.Header // the headers of the response that took the place of the handler's
+	inner http.ResponseWriter
+	hooks Hooks
+	phase atomic.Uint32
+	err   error
+	outer []line // the headers before the handler ran
+	few   [6]line
+
+	answered bool        // Hooks.Failed has come to its end
+	answer   http.Header // the headers as it left them
 }
 
 const (
@@ -102,6 +104,7 @@ func (t *Writer) begin(hijack bool) error {
 		t.phase.Store(failed)
 		t.restoreHeaders()
 		t.hooks.Failed(t.inner, err)
+		t.answered = true
 		t.answer = t.inner.Header().Clone()
 		return err
 	}
@@ -113,6 +116,10 @@ func (t *Writer) begin(hijack bool) error {
 func (t *Writer) End() {
 	if t.phase.Load() != failed {
 		return
+	}
+	if !t.answered {
+		// Failed has panicked, and the handler has recovered from it: an empty 200 would look like success.
+		panic(http.ErrAbortHandler)
 	}
 	h := t.inner.Header()
 	clear(h)

@@ -426,6 +426,18 @@ func TestFailedHook_headersOfTheAnswer(t *testing.T) {
 	require.Equal(t, http.Header{"X-Outer": {"1"}, "Retry-After": {"1"}, http.TrailerPrefix + "X-Answer": {"1"}}, in.header)
 }
 
+// A handler that recovers from a panic of Failed has no answer, and no way to make one.
+func TestFailedHook_panics(t *testing.T) {
+	in := newInner()
+	tw, w := wrap(in, &hooks{log: in.log, err: errCommit, failed: func(http.ResponseWriter) { panic("boom") }})
+	require.PanicsWithValue(t, "boom", func() { w.WriteHeader(200) })
+	w.WriteHeader(500)
+	_, err := w.Write([]byte("recovered"))
+	require.ErrorIs(t, err, errCommit)
+	require.Equal(t, log{"hook", "failed the hook failed"}, *in.log)
+	require.PanicsWithValue(t, http.ErrAbortHandler, tw.End)
+}
+
 // End has no business with a response that went well: its trailers may only now be there.
 func TestEnd_leavesGoodResponsesAlone(t *testing.T) {
 	in := newInner()
