@@ -199,7 +199,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		r.GoingBack = "there is nothing to go back to"
 	case DualReadOld:
 		r.GoingBack = "OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far), and forgets logouts: copies of ended cookies open again"
-		d.needCompared(r, missing)
+		d.needCompared(r, few, missing)
 		d.needCoverage(r, few, missing)
 		if r.At.Before(comeBackUntil) {
 			missing("%d logouts or renewals could not be written to the new store: those sessions can come back until %s; wait until then",
@@ -236,11 +236,11 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	r.Safe = len(r.Missing) == 0
 }
 
-func (d *DualStore) needCompared(r *DualReport, missing func(string, ...any)) {
+func (d *DualStore) needCompared(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Compared == 0:
 		missing("no read was compared: set CompareFraction")
-	case r.Recent.Compared < enoughReads:
+	case r.Recent.Compared < enoughReads && !few:
 		missing("only %d reads were compared: wait for %d, or raise CompareFraction", r.Recent.Compared, enoughReads)
 	}
 	if n := r.Recent.Unexplained; n > 0 {
@@ -251,7 +251,7 @@ func (d *DualStore) needCompared(r *DualReport, missing func(string, ...any)) {
 func (d *DualStore) needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Asked < enoughReads:
-		if !few && r.Recent.Compared == r.Recent.Asked { // or it has been said
+		if !few && r.Phase != DualReadOld { // or it has been said
 			missing("the new store was asked for only %d sessions: wait for %d", r.Recent.Asked, enoughReads)
 		}
 	case r.Coverage() < enoughCoverage:
@@ -316,8 +316,9 @@ func (r DualReport) String() string {
 		name string
 		DualSide
 	}{{"old", r.Old}, {"new", r.New}} {
-		t.row(s.name+" ("+s.Store+") loads", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Loads, s.LoadErrors, s.LoadP50, s.LoadP99))
-		t.row(s.name+" ("+s.Store+") writes", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Writes, s.WriteErrors, s.WriteP50, s.WriteP99))
+		t.row(s.name+" store", s.Store)
+		t.row(s.name+" loads", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Loads, s.LoadErrors, s.LoadP50, s.LoadP99))
+		t.row(s.name+" writes", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Writes, s.WriteErrors, s.WriteP50, s.WriteP99))
 	}
 	coverage := "new not asked"
 	if r.Asked > 0 {
