@@ -12,7 +12,9 @@ import (
 //
 // An Event never holds a token, a session key or a value: it is safe to log, to count and to show.
 type Event struct {
-	Kind    EventKind
+	// Kind says what was being done.
+	Kind EventKind
+	// Outcome says how it ended.
 	Outcome Outcome
 	// SessionID is the public handle of the session, as in [Session.ID]; empty if there is none.
 	SessionID string

@@ -75,6 +75,7 @@ type NotFoundError struct {
 	expired *Record // a copy that is authentic but dead: it still names its record in another store
 }
 
+// Error says which reason it was, and nothing of the token.
 func (e *NotFoundError) Error() string {
 	if e.Detail == "" {
 		return fmt.Sprintf("%v: %s", ErrNotFound, e.Outcome)
@@ -87,8 +88,12 @@ func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
 // ConflictError is an [ErrConflict] with the record that was found instead, so that the caller can merge without
 // another read.
-type ConflictError struct{ Current *Record }
+type ConflictError struct {
+	// Current is what the store has now, with its Token set. It is the caller's to change.
+	Current *Record
+}
 
+// Error is the text of [ErrConflict]: nothing of the record is in it.
 func (e *ConflictError) Error() string { return ErrConflict.Error() }
 
 // Is makes every ConflictError an [ErrConflict].
@@ -103,6 +108,7 @@ type ConfigError struct {
 	Reason string
 }
 
+// Error is Field and Reason in one line.
 func (e *ConfigError) Error() string { return "sessions: " + e.Field + ": " + e.Reason }
 
 // mistakes collects the configuration errors of one constructor.

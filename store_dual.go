@@ -29,6 +29,7 @@ const (
 	NewOnly
 )
 
+// String gives the name of the constant.
 func (p Phase) String() string {
 	switch p {
 	case OldOnly:

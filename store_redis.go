@@ -18,7 +18,8 @@ type RedisStoreConfig struct {
 
 	// TTL is the longest that a key lives after it was last written or touched, at least a millisecond. Required:
 	// there is no "forever". A session that expires earlier takes its own expiry; an idle timeout of the manager that is
-	// longer is cut to TTL.
+	// longer is cut to TTL. A tombstone is not: that of a [DualStore] lives until the deadline of its session, because it
+	// must outlive whatever it revokes.
 	TTL time.Duration
 
 	// Prefix starts every key. Default "session:".
