@@ -1,0 +1,177 @@
+package sessions_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"handover.example/sessions"
+)
+
+// The three programs of docs/migration.md: before, during and after.
+
+func storeBefore(codec sessions.Codec) (sessions.Store, error) {
+	return sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+}
+
+func storeDuring(codec sessions.Codec, rdb redis.UniversalClient, phase sessions.Phase) (*sessions.DualStore, error) {
+	old, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	if err != nil {
+		return nil, err
+	}
+	return sessions.NewDualStore(sessions.DualStoreConfig{
+		Old: old, New: fresh,
+		Phase:           phase, // from the configuration, so that a restart does not change it
+		CheckRevoked:    true,
+		CompareFraction: 0.1,
+	})
+}
+
+func storeAfter(rdb redis.UniversalClient) (sessions.Store, error) {
+	return sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+}
+
+// phaseHandler shows the report, and changes the phase. It is for the people who run the migration: serve it on an
+// address that nobody else can reach.
+func phaseHandler(dual *sessions.DualStore) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /phase", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, dual.Report())
+	})
+	mux.HandleFunc("POST /phase", func(w http.ResponseWriter, r *http.Request) {
+		var phase sessions.Phase
+		if err := phase.UnmarshalText([]byte(r.FormValue("to"))); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		dual.SetPhase(phase)
+	})
+	return mux
+}
+
+// exampleMove is a DualStore from a sealed cookie to Redis, and a browser that counts its visits.
+func exampleMove(phase sessions.Phase) (*sessions.DualStore, redis.UniversalClient, *exampleClient) {
+	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32)) // yours is random, and secret
+	if err != nil {
+		log.Fatal(err)
+	}
+	rdb := exampleRedis()
+	dual, err := storeDuring(codec, rdb, phase)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return dual, rdb, &exampleClient{handler: exampleManager(dual).Wrap(http.HandlerFunc(hello))}
+}
+
+// From a sealed cookie to Redis: both are configured as they would be alone.
+func ExampleNewDualStore() {
+	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32)) // the secret that is in use
+	if err != nil {
+		log.Fatal(err)
+	}
+	old, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fresh, err := sessions.NewRedisStore(exampleRedis(), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
+	if err != nil {
+		log.Fatal(err)
+	}
+	dual, err := sessions.NewDualStore(sessions.DualStoreConfig{
+		Old: old, New: fresh,
+		Phase:           sessions.DualReadOld,
+		CheckRevoked:    true,
+		CompareFraction: 0.1,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	mgr, err := sessions.New(sessions.Config{Store: dual})
+	fmt.Println(mgr != nil, err, dual.Phase())
+
+	_, err = sessions.NewDualStore(sessions.DualStoreConfig{Old: fresh, New: old, CompareFraction: 10})
+	fmt.Println(err)
+	// Output:
+	// true <nil> DualReadOld
+	// sessions: New: a store that the client keeps cannot hold revocations: move from it, not to it
+	// sessions: CompareFraction: 10 is not between 0 and 1
+}
+
+// The four phases, forwards and back, with one browser that never loses its session.
+func ExampleDualStore_SetPhase() {
+	dual, rdb, client := exampleMove(sessions.OldOnly)
+	for _, phase := range []sessions.Phase{
+		sessions.OldOnly, sessions.DualReadOld, sessions.DualReadNew, sessions.NewOnly, sessions.DualReadNew,
+	} {
+		dual.SetPhase(phase)
+		body, _ := io.ReadAll(client.get("/").Body)
+		visit, _, _ := strings.Cut(string(body), " of")
+		_, tokenAlone := sessions.TokenID(client.cookies["session"])
+		fmt.Printf("%-11v  %s, keys in Redis: %d, the cookie is the token alone: %v\n",
+			phase, visit, rdb.DBSize(context.Background()).Val(), tokenAlone)
+	}
+	// Output:
+	// OldOnly      Visit 1, keys in Redis: 0, the cookie is the token alone: false
+	// DualReadOld  Visit 2, keys in Redis: 1, the cookie is the token alone: false
+	// DualReadNew  Visit 3, keys in Redis: 1, the cookie is the token alone: false
+	// NewOnly      Visit 4, keys in Redis: 1, the cookie is the token alone: true
+	// DualReadNew  Visit 5, keys in Redis: 1, the cookie is the token alone: false
+}
+
+// A phase is a text in flags, configuration files and JSON.
+func ExampleDualStore_Phase() {
+	var phase sessions.Phase
+	flags := flag.NewFlagSet("shop", flag.ContinueOnError)
+	flags.TextVar(&phase, "phase", sessions.OldOnly, "the phase of the migration")
+	if err := flags.Parse([]string{"-phase", "DualReadOld"}); err != nil {
+		log.Fatal(err)
+	}
+	dual, _, _ := exampleMove(phase)
+	status, err := json.Marshal(map[string]any{"phase": dual.Phase()}) // for a health page
+	fmt.Println(string(status), err)
+	// Output: {"phase":"DualReadOld"} <nil>
+}
+
+// What the next phase waits for.
+func ExampleDualStore_Report() {
+	dual, _, client := exampleMove(sessions.DualReadOld)
+	for range 3 {
+		client.get("/")
+	}
+	report := dual.Report()
+	fmt.Println(report.Phase, "to", report.Next, "is safe:", report.Safe)
+	fmt.Println(report.Missing[0])
+	// Output:
+	// DualReadOld to DualReadNew is safe: false
+	// only 2 reads so far: wait for 1000
+}
+
+// A logout in a dual phase leaves a tombstone in the new store: the cookie from before is worth nothing.
+func ExampleDualStore_Delete() {
+	dual, _, client := exampleMove(sessions.DualReadOld)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", hello)
+	mux.HandleFunc("/logout", logout)
+	client.handler = exampleManager(dual).Wrap(mux)
+
+	client.get("/")
+	thief := exampleClient{handler: client.handler, cookies: map[string]string{"session": client.cookies["session"]}}
+	client.get("/logout")
+	body, _ := io.ReadAll(thief.get("/").Body)
+	visit, _, _ := strings.Cut(string(body), " of")
+	fmt.Println(visit)
+	// Output: Visit 1
+}
