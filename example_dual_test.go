@@ -9,10 +9,14 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
 )
@@ -60,6 +64,45 @@ func phaseHandler(dual *sessions.DualStore) http.Handler {
 		dual.SetPhase(phase)
 	})
 	return mux
+}
+
+// The programs of the runbook, one after the other, with the phases between them: the session stays.
+func TestP15_ProgramsOfTheRunbook(t *testing.T) {
+	codec, err := sessions.NewSecureCookieCodec(secretA)
+	require.NoError(t, err)
+	rdb := exampleRedis()
+	client := exampleClient{}
+	n := 0
+	visit := func(store sessions.Store, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		client.handler = exampleManager(store).Wrap(http.HandlerFunc(hello))
+		body, err := io.ReadAll(client.get("/").Body)
+		require.NoError(t, err)
+		n++
+		require.True(t, strings.HasPrefix(string(body), fmt.Sprintf("Visit %d of", n)), "%s", body)
+	}
+	visit(storeBefore(codec))
+	dual, err := storeDuring(codec, rdb, sessions.OldOnly)
+	visit(dual, err)
+	for _, phase := range []string{"DualReadOld", "DualReadNew", "NewOnly"} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("POST", "/phase", strings.NewReader(url.Values{"to": {phase}}.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		phaseHandler(dual).ServeHTTP(w, r)
+		require.Equal(t, http.StatusOK, w.Code)
+		visit(dual, nil)
+
+		w = httptest.NewRecorder()
+		phaseHandler(dual).ServeHTTP(w, httptest.NewRequest("GET", "/phase", nil))
+		require.Contains(t, w.Body.String(), phase)
+	}
+	visit(storeAfter(rdb))
+
+	w := httptest.NewRecorder()
+	phaseHandler(dual).ServeHTTP(w, httptest.NewRequest("POST", "/phase?to=Backwards", nil))
+	require.Equal(t, http.StatusBadRequest, w.Code)
+	require.Equal(t, sessions.NewOnly, dual.Phase())
 }
 
 // exampleMove is a DualStore from a sealed cookie to Redis, and a browser that counts its visits.
