@@ -22,7 +22,8 @@ type DualReport struct {
 
 	// Reads counts the loads. Sessions is how many different sessions were met, and OnlyInNew how many of them only the
 	// new store had, and the client was not given a copy for the old one: those are lost by going back to OldOnly. Both
-	// are estimates, good to some 2 percent, and never forget: in a long phase many of them have ended.
+	// are estimates, good to some 2 percent, and never forget: in a long phase many of them have ended, and one that was
+	// renewed is two.
 	Reads     int64 `json:"reads"`
 	Sessions  int64 `json:"sessions"`
 	OnlyInNew int64 `json:"only_in_new"`

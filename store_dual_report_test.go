@@ -228,6 +228,19 @@ func TestP15_ReportCompare(t *testing.T) {
 	}
 }
 
+// That a session was ended in the new store is what a tombstone is for, and no mismatch.
+func TestReportComparesNoTombstone(t *testing.T) {
+	d := newReported(t, cookieStoreWith(t, secretA), sessiontest.NewMemoryStore(), sessions.DualReadOld, compareAll)
+	rec := recordOf(0)
+	token := put(t, d, rec)
+	require.NoError(t, d.Delete(context.Background(), "session", rec))
+	s := newSite(t, d.DualStore)
+	require.Empty(t, s.browser().hold(token).get("a"))
+	require.Zero(t, d.Report().Compared.Reads)
+	require.EqualValues(t, 1, d.Report().RevokedHits)
+	require.Equal(t, []string{"reject revoked", "load none"}, s.events.outcomes())
+}
+
 // Only the share of reads that was asked for is compared, and only in DualReadOld.
 func TestReportCompareFraction(t *testing.T) {
 	for _, c := range []struct {
@@ -343,6 +356,17 @@ func TestP15_ReportFigures(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, got.Revoked)
 		}, M{"reads": 1, "sessions": 1, "revoked": 1, "old loads": 1, "old writes": 2, "new loads": 1, "new writes": 2}},
+		{"revoked while it is adopted", sessions.NewOnly, nil, true, func(t *testing.T, d *reported, old sessions.Store) {
+			rec := recordOf(0)
+			d.new.before(func(_ context.Context, op string, _ *sessions.Record) error {
+				if op == "save" {
+					put(t, d.new.Store, likeIt(rec, func(r *sessions.Record) { r.Revoked = true; r.Version++ }))
+				}
+				return nil
+			})
+			_, err := d.Load(ctx, "session", put(t, old, rec))
+			require.ErrorIs(t, err, sessions.ErrNotFound)
+		}, M{"reads": 1, "revoked": 1, "old loads": 1, "new loads": 1, "new writes": 1}},
 		{"fallback", sessions.DualReadNew, fallbackOnError, true, func(t *testing.T, d *reported, old sessions.Store) {
 			rec := recordOf(0)
 			token := put(t, d, rec)
@@ -805,6 +829,16 @@ func TestP15_ReportVerdict(t *testing.T) {
 			m.spy.fail("save")
 			require.NoError(m.t, m.Delete(ctx, "session", m.sessions[0]))
 		}, want: []string{"1 logouts or renewals could not be written to the new store: those sessions can come back until 2000-01-15T00:00:00Z", "could not answer 1 of the last 4 writes"}},
+		{name: "lost logouts", phase: sessions.DualReadOld, do: func(m *migration) {
+			m.spy.fail("save")
+			require.NoError(m.t, m.Delete(ctx, "session", m.sessions[0]))
+			require.NoError(m.t, m.Delete(ctx, "session", newRedisRecord(time.Hour, time.Hour)))
+		}, want: []string{"2 logouts or renewals could not be written to the new store: those sessions can come back until 2000-01-15T00:00:00Z", "could not answer 2 of the last 5 writes"}},
+		{name: "lost logouts, long ago", phase: sessions.DualReadOld, do: func(m *migration) {
+			m.spy.fail("save")
+			require.NoError(m.t, m.Delete(ctx, "session", newRedisRecord(time.Hour, time.Hour)))
+			time.Sleep(time.Hour)
+		}, want: []string{"could not answer 1 of the last 4 writes"}},
 		{name: "a part", phase: sessions.DualReadNew, edits: edits{readNewHalf}, want: []string{"set ReadNewFraction to 1"}},
 		{name: "AdoptUntil has passed", phase: sessions.DualReadNew, edits: edits{until(-time.Second)}, want: []string{"AdoptUntil has passed, at 1999-12-31T23:59:59Z"}},
 		{name: "AdoptUntil has no end", phase: sessions.DualReadNew, edits: edits{noUntil}},
