@@ -1,0 +1,440 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"handover.example/sessions"
+)
+
+// crowd is the people: each browser knows what was acknowledged to it, and complains about anything less. Thieves
+// hold cookies of sessions that were ended, and try them again and again.
+type crowd struct {
+	fleet     *fleet
+	transport *http.Transport
+	browsers  []*browser
+	seed      uint64
+	lastUser  atomic.Int64
+	tally     tally
+
+	mu         sync.Mutex
+	ended      []ended
+	complaints []string
+	started    time.Time
+}
+
+// tally counts what the crowd has seen.
+type tally struct {
+	// The promises: each of these stays zero.
+	sessionsLost, changesLost, revokedSeen atomic.Int64
+	noticed                                atomic.Int64 // refused while Redis was away in DualReadOld
+	failed                                 atomic.Int64 // refused while Redis was there, or anything else than 200 and 503
+
+	requests, refused                 atomic.Int64
+	visitors, logins, logouts, adds   atomic.Int64
+	unrecorded                        atomic.Int64 // logouts and logins that no instance could write down: OldOnly, or Redis away
+	replays, gapReplays, gapSuccesses atomic.Int64
+}
+
+// ended is a cookie whose session was ended, with a promise that it stays so.
+type ended struct{ cookie, how string }
+
+func newCrowd(f *fleet, browsers int, seed uint64) *crowd {
+	c := &crowd{
+		fleet: f, seed: seed, started: time.Now(),
+		transport: &http.Transport{MaxIdleConnsPerHost: browsers + 2},
+	}
+	for id := range browsers {
+		b := &browser{crowd: c, rnd: rand.New(rand.NewPCG(seed, uint64(id)))}
+		switch {
+		case id%10 < 4: // 4 in 10 look around and leave
+			b.kind = visitor
+		case id%10 < 9: // 5 in 10 have an account
+			b.kind = customer
+		default: // and one in 10 comes by only now and then, and only looks: these are what adoption is for
+			b.kind = sleeper
+		}
+		c.browsers = append(c.browsers, b)
+	}
+	return c
+}
+
+// browse lets the crowd loose until the context ends, and waits for the last response.
+func (c *crowd) browse(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, b := range c.browsers {
+		wg.Go(func() { b.browse(ctx) })
+	}
+	for n := range 2 {
+		rnd := rand.New(rand.NewPCG(c.seed, 1<<32+uint64(n)))
+		wg.Go(func() { c.steal(ctx, rnd) })
+	}
+	wg.Wait()
+}
+
+// rollCall asks everybody once more: who holds a session must find it, and no ended one may open.
+func (c *crowd) rollCall() {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 32)
+	ask := func(f func()) {
+		slots <- struct{}{}
+		wg.Go(func() {
+			f()
+			<-slots
+		})
+	}
+	for _, b := range c.browsers {
+		ask(b.look)
+	}
+	c.mu.Lock()
+	all := c.ended
+	c.mu.Unlock()
+	for _, e := range all {
+		ask(func() { c.replay(e) })
+	}
+	wg.Wait()
+	c.transport.CloseIdleConnections()
+}
+
+func (c *crowd) complain(count *atomic.Int64, format string, args ...any) {
+	count.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.complaints) < 10 {
+		at := fmt.Sprintf("%5.1fs  ", time.Since(c.started).Seconds())
+		c.complaints = append(c.complaints, at+fmt.Sprintf(format, args...))
+	}
+}
+
+// reply is a response, and under what circumstances it was made.
+type reply struct {
+	answer
+	status   int
+	instance int
+	phase    sessions.Phase // the earliest that the instance was in meanwhile
+	away     bool           // Redis was away meanwhile
+}
+
+func (r reply) ok() bool { return r.status == http.StatusOK }
+
+func (r reply) String() string {
+	text := fmt.Sprintf("instance %d, %v", r.instance+1, r.phase)
+	if r.away {
+		text += ", Redis away"
+	}
+	return text
+}
+
+// knows says whether this instance can know at a read that a session was ended: the documented gap is the rest.
+func (c *crowd) knows(r reply) bool {
+	return r.phase >= sessions.DualReadNew && !(c.fleet.fallback && r.away)
+}
+
+// records says whether this instance could write down that a session was ended.
+func (c *crowd) records(r reply) bool {
+	return r.phase >= sessions.DualReadNew || r.phase == sessions.DualReadOld && !r.away
+}
+
+// send makes one request through the proxy, and counts it.
+func (c *crowd) send(client *http.Client, method, path, cookie string) reply {
+	before := c.fleet.outage.count.Load()
+	r, err := c.roundTrip(client, method, path, cookie)
+	r.away = c.fleet.outage.during(before)
+	c.tally.requests.Add(1)
+	switch {
+	case err != nil:
+		c.complain(&c.tally.failed, "%s %s: %v", method, path, err)
+	case r.ok(), r.status == http.StatusConflict: // which is for the caller to judge
+	case r.status == http.StatusServiceUnavailable && r.away:
+		c.tally.refused.Add(1)
+		if sessions.Phase(c.fleet.outage.phase.Load()) == sessions.DualReadOld {
+			c.complain(&c.tally.noticed, "%s %s: 503 (%v)", method, path, r)
+		}
+	default:
+		c.complain(&c.tally.failed, "%s %s: status %d (%v)", method, path, r.status, r)
+	}
+	return r
+}
+
+func (c *crowd) roundTrip(client *http.Client, method, path, cookie string) (r reply, err error) {
+	req, err := http.NewRequest(method, c.fleet.url+path, nil)
+	if err != nil {
+		return r, err
+	}
+	if cookie != "" {
+		req.Header.Set("Cookie", "session="+cookie)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return r, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return r, err
+	}
+	r.status = resp.StatusCode
+	if n, err := strconv.Atoi(resp.Header.Get("X-Served-By")); err == nil && n < len(c.fleet.instances) {
+		began, _ := strconv.Atoi(resp.Header.Get("X-Phase"))
+		r.instance, r.phase = n, min(sessions.Phase(began), c.fleet.instances[n].dual.Phase())
+	}
+	if r.ok() {
+		err = json.Unmarshal(body, &r.answer)
+	}
+	return r, err
+}
+
+// steal replays cookies of ended sessions.
+func (c *crowd) steal(ctx context.Context, rnd *rand.Rand) {
+	for pause(ctx, time.Duration(10+rnd.IntN(30))*time.Millisecond) {
+		c.mu.Lock()
+		var e ended
+		if len(c.ended) > 0 {
+			e = c.ended[rnd.IntN(len(c.ended))]
+		}
+		c.mu.Unlock()
+		if e.cookie != "" {
+			c.replay(e)
+		}
+	}
+}
+
+func (c *crowd) replay(e ended) {
+	r := c.send(&http.Client{Transport: c.transport, Timeout: time.Minute}, http.MethodGet, "/", e.cookie)
+	switch {
+	case !r.ok():
+	case !c.knows(r):
+		c.tally.gapReplays.Add(1)
+		if r.Found {
+			c.tally.gapSuccesses.Add(1)
+		}
+	default:
+		c.tally.replays.Add(1)
+		if r.Found {
+			c.complain(&c.tally.revokedSeen, "a session came back that was ended by %s: user %d (%v)", e.how, r.User, r)
+		}
+	}
+}
+
+// kind is how somebody uses the shop.
+type kind int
+
+const (
+	visitor kind = iota
+	customer
+	sleeper
+)
+
+// browser is one person with a browser.
+type browser struct {
+	crowd *crowd
+	kind  kind
+	rnd   *rand.Rand
+	jar   jar
+
+	// What was acknowledged to it.
+	session   bool
+	user      int // 0 is not logged in
+	low, high int // what must be in the basket, and what may be: a refused request may have been written
+	unsure    bool
+	lastSeen  time.Time
+	earlier   string // an earlier cookie of the same session
+}
+
+func (b *browser) browse(ctx context.Context) {
+	if !pause(ctx, time.Duration(b.rnd.IntN(500))*time.Millisecond) {
+		return
+	}
+	for {
+		if b.kind != visitor && b.user == 0 {
+			if b.kind == customer {
+				b.add()
+			}
+			b.login()
+		} else {
+			b.act()
+		}
+		think := time.Duration(40+b.rnd.IntN(100)) * time.Millisecond
+		if b.kind == sleeper {
+			think *= 25
+		}
+		if !pause(ctx, think) {
+			return
+		}
+	}
+}
+
+func (b *browser) act() {
+	n := b.rnd.IntN(1000)
+	switch {
+	case b.kind == sleeper, n < 500:
+		b.look()
+	case n < 850:
+		b.add()
+	case b.kind == visitor:
+		b.leave()
+	case n < 856:
+		b.logout()
+	case n < 900:
+		b.jar.closeBrowser() // a cookie that is meant to stay does
+		b.look()
+	default:
+		b.add()
+	}
+}
+
+func (b *browser) send(method, path string) reply {
+	client := &http.Client{Transport: b.crowd.transport, Jar: &b.jar, Timeout: time.Minute}
+	before := b.jar.session()
+	r := b.crowd.send(client, method, path, "")
+	if now := b.jar.session(); now != before && before != "" {
+		b.earlier = before
+	}
+	return r
+}
+
+// meets judges what a reply says of the session that this browser holds. It reports whether all is as it should be.
+func (b *browser) meets(r reply, sent time.Time, what string) bool {
+	c := b.crowd
+	// Before 7/8 of the idle timeout the expiry need not have slid; the rest is for a slow machine.
+	expired := b.user == 0 && time.Since(b.lastSeen) > visitorIdle*7/8-500*time.Millisecond
+	gone := r.status == http.StatusConflict || r.ok() && (!r.Found || r.User != b.user)
+	switch {
+	case !b.session && r.status == http.StatusConflict:
+		c.complain(&c.tally.failed, "%s: status 409 without a session (%v)", what, r)
+	case !b.session && r.ok() && r.Found:
+		c.complain(&c.tally.sessionsLost, "%s: a new visitor got somebody's session, user %d (%v)", what, r.User, r)
+		b.leave()
+		return false
+	case b.session && gone:
+		if !b.unsure && !expired {
+			c.complain(&c.tally.sessionsLost, "%s: user %d was not known any more (%v)", what, b.user, r)
+		}
+		b.leave()
+		return false
+	}
+	if r.ok() {
+		b.lastSeen = sent
+		b.unsure = b.unsure && r.away
+	}
+	return r.ok()
+}
+
+// basket judges the number of items in an answer that counts this many more.
+func (b *browser) basket(r reply, more int, what string) {
+	c := b.crowd
+	if r.Items < b.low+more || r.Items > b.high+more {
+		want := strconv.Itoa(b.low + more)
+		if b.high > b.low {
+			want += " to " + strconv.Itoa(b.high+more)
+		}
+		c.complain(&c.tally.changesLost, "%s: user %d has %d items in the basket, not %s (%v)", what, b.user, r.Items, want, r)
+		b.low, b.high = r.Items-more, r.Items-more // complain once
+	}
+}
+
+func (b *browser) look() {
+	sent := time.Now()
+	r := b.send(http.MethodGet, "/")
+	if b.meets(r, sent, "look") && b.session {
+		b.basket(r, 0, "look")
+	}
+}
+
+func (b *browser) add() {
+	sent := time.Now()
+	r := b.send(http.MethodPost, "/add")
+	switch {
+	case !b.session && r.ok() && !r.Found:
+		b.session, b.low, b.high, b.lastSeen = true, r.Items, r.Items, sent
+		b.crowd.tally.visitors.Add(1)
+	case b.meets(r, sent, "add"):
+		b.basket(r, 1, "add")
+		b.low, b.high = r.Items, r.Items
+		b.crowd.tally.adds.Add(1)
+	case b.session:
+		b.high++
+	}
+}
+
+func (b *browser) login() {
+	id := int(b.crowd.lastUser.Add(1))
+	cookie, earlier, had := b.jar.session(), b.earlier, b.session
+	sent := time.Now()
+	r := b.send(http.MethodPost, "/login?user="+strconv.Itoa(id))
+	if !r.ok() || r.Found != had {
+		b.unsure = b.unsure || r.status == http.StatusServiceUnavailable
+		r.User = 0 // judged as the visitor that it was
+		b.meets(r, sent, "login")
+		return
+	}
+	if r.User != id {
+		b.crowd.complain(&b.crowd.tally.sessionsLost, "login: user %d became user %d (%v)", id, r.User, r)
+		b.leave()
+		return
+	}
+	if had {
+		b.basket(r, 0, "login")
+		b.end(r, "login", cookie, earlier)
+	} else {
+		b.low, b.high = r.Items, r.Items
+	}
+	b.session, b.user, b.unsure, b.lastSeen, b.earlier = true, id, false, sent, ""
+	b.crowd.tally.logins.Add(1)
+}
+
+func (b *browser) logout() {
+	cookie, earlier, session := b.jar.session(), b.earlier, b.user
+	sent := time.Now()
+	r := b.send(http.MethodPost, "/logout")
+	b.unsure = b.unsure || r.status == http.StatusServiceUnavailable
+	r.User = session // after a logout it is nobody
+	if !b.meets(r, sent, "logout") {
+		return
+	}
+	b.end(r, "logout", cookie, earlier)
+	b.crowd.tally.logouts.Add(1)
+	b.leave()
+}
+
+// end hands the cookies of a session that has ended to the thieves, if it was promised that it stays so.
+func (b *browser) end(r reply, how string, cookies ...string) {
+	c := b.crowd
+	if !c.records(r) {
+		c.tally.unrecorded.Add(1)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, cookie := range cookies {
+		if cookie != "" {
+			c.ended = append(c.ended, ended{cookie, how})
+		}
+	}
+}
+
+// leave makes this browser somebody else's, with no cookie.
+func (b *browser) leave() {
+	b.jar.clear()
+	b.session, b.user, b.low, b.high, b.unsure, b.earlier = false, 0, 0, 0, false, ""
+}
+
+// pause waits; it reports whether the context is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// jar keeps cookies as a browser does for one site. Unlike net/http/cookiejar it can be told that the browser was
+// closed. Each browser of the crowd makes one request at a time: there is no lock.
+type jar struct{ cookies map[string]kept }
+
+type kept struct {
+	value, path string
+	ends        time.Time // zero: when the browser closes
+	secure      bool
+}
+
+// SetCookies implements [http.CookieJar].
+func (j *jar) SetCookies(u *url.URL, set []*http.Cookie) {
+	if j.cookies == nil {
+		j.cookies = map[string]kept{}
+	}
+	for _, c := range set {
+		k := kept{value: c.Value, path: c.Path, ends: c.Expires, secure: c.Secure}
+		if c.MaxAge > 0 { // it counts before Expires
+			k.ends = time.Now().Add(time.Duration(c.MaxAge) * time.Second)
+		}
+		switch {
+		case c.Secure && u.Scheme != "https": // refused
+		case len(c.Name)+len(c.Value) > 4096: // likewise
+		case c.MaxAge < 0, !k.ends.IsZero() && k.ends.Before(time.Now()):
+			delete(j.cookies, c.Name)
+		default:
+			j.cookies[c.Name] = k
+		}
+	}
+}
+
+// Cookies implements [http.CookieJar].
+func (j *jar) Cookies(u *url.URL) (send []*http.Cookie) {
+	maps.DeleteFunc(j.cookies, func(_ string, k kept) bool { return !k.ends.IsZero() && k.ends.Before(time.Now()) })
+	for name, k := range j.cookies {
+		if strings.HasPrefix(u.Path, k.path) && (!k.secure || u.Scheme == "https") {
+			send = append(send, &http.Cookie{Name: name, Value: k.value})
+		}
+	}
+	return send
+}
+
+// session gives the value of the session cookie; empty if there is none.
+func (j *jar) session() string { return j.cookies["session"].value }
+
+// closeBrowser forgets what a browser does not keep.
+func (j *jar) closeBrowser() {
+	maps.DeleteFunc(j.cookies, func(_ string, k kept) bool { return k.ends.IsZero() })
+}
+
+func (j *jar) clear() { j.cookies = nil }
