@@ -68,27 +68,65 @@ func TestLogout(t *testing.T) {
 	require.True(t, s.Destroyed())
 }
 
-// Every block of Go in the README is code that is compiled and run here, or in the examples.
+// docs are the pages with code, commands and links.
+var docs = []string{"README.md", "docs/migration.md"}
+
+// Every block of Go in the README and the runbook is code that is compiled and run here, or in the examples.
 func TestReadmeCode(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
 	var compiled strings.Builder
-	for _, name := range []string{"example_program_test.go", "example_test.go", "readme_test.go"} {
+	for _, name := range []string{"example_program_test.go", "example_test.go", "example_dual_test.go", "readme_test.go"} {
 		text, err := os.ReadFile(name)
 		require.NoError(t, err)
 		compiled.WriteString(strings.Join(strings.Fields(string(text)), " "))
 	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-	require.NotEmpty(t, blocks)
-	for i, block := range blocks {
-		t.Run(fmt.Sprint(i+1), func(t *testing.T) {
-			text := strings.NewReplacer(
-				"package main", "package sessions_test",
-				"func main() {", "// The whole program of the README. It needs a secret in the environment.\nfunc Example() {",
-			).Replace(block[1])
-			require.Contains(t, compiled.String(), strings.Join(strings.Fields(text), " "))
-		})
+	for _, page := range docs {
+		page, err := os.ReadFile(page)
+		require.NoError(t, err)
+		blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+		require.NotEmpty(t, blocks)
+		for i, block := range blocks {
+			t.Run(fmt.Sprint(i+1), func(t *testing.T) {
+				text := strings.NewReplacer(
+					"package main", "package sessions_test",
+					"func main() {", "// The whole program of the README. It needs a secret in the environment.\nfunc Example() {",
+				).Replace(block[1])
+				require.Contains(t, compiled.String(), strings.Join(strings.Fields(text), " "))
+			})
+		}
 	}
+}
+
+// Links within the repository lead to a file and a heading that exist, and commands to a program.
+func TestReadmeLinks(t *testing.T) {
+	notInAnchor := regexp.MustCompile(`[^a-z0-9 -]`)
+	links := 0
+	for _, name := range append([]string{"CHANGELOG.md", "SECURITY.md"}, docs...) {
+		page, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, link := range regexp.MustCompile(`\]\(([^)\s"]+)\)`).FindAllStringSubmatch(string(page), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			links++
+			file, anchor, _ := strings.Cut(link[1], "#")
+			target := filepath.Join(filepath.Dir(name), file)
+			if file == "" {
+				target = name
+			}
+			text, err := os.ReadFile(target)
+			require.NoError(t, err, "%s: %s", name, link[1])
+			found := anchor == ""
+			for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
+				words := notInAnchor.ReplaceAllString(strings.ToLower(heading[1]), "")
+				found = found || anchor == strings.ReplaceAll(words, " ", "-")
+			}
+			require.True(t, found, "%s: %s: there is no such heading", name, link[1])
+		}
+		for _, run := range regexp.MustCompile(`go run \./([\w/]+)`).FindAllStringSubmatch(string(page), -1) {
+			require.FileExists(t, filepath.Join(run[1], "main.go"), "%s: %s", name, run[0])
+		}
+	}
+	require.Greater(t, links, 5)
 }
 
 // Whoever finds an outcome in a log finds it in the README.
@@ -119,7 +157,7 @@ func TestReadmePromises(t *testing.T) {
 		}
 	}
 	patterns := regexp.MustCompile("`(TestP[0-9]{2})`").FindAllStringSubmatch(string(readme), -1)
-	require.Len(t, patterns, 17, "P01 to P18 without P15, which is for a later release")
+	require.Len(t, patterns, 18)
 	for _, p := range patterns {
 		require.True(t, strings.Contains(tests.String(), "func "+p[1]+"_"), "%s: the README names it, and there is none", p[1])
 	}
