@@ -1,5 +1,5 @@
-// Package sessions keeps HTTP sessions that survive replicas, proxies and restarts: in a sealed cookie or in Redis,
-// behind one small interface.
+// Package sessions keeps HTTP sessions that survive replicas, proxies, restarts and a change of store: in a sealed
+// cookie, in Redis, or in both while you move from one to the other, behind one small interface.
 //
 // # Getting started
 //
@@ -42,7 +42,29 @@
 // [RedisStore] keeps it in Redis or Valkey, one string key a session, under the hash of the token. Parallel requests
 // lose nothing, a session that was destroyed stays so, and every key has a TTL from the command that wrote it.
 //
+// [DualStore] holds two of them while you move; see below.
+//
 // A [Store] of your own is four methods; package sessiontest checks it.
+//
+// # Moving from one store to another
+//
+// A [DualStore] moves sessions while they are in use, from a sealed cookie to Redis or from one Redis to another, with
+// nobody logged out. It has four phases: [OldOnly], [DualReadOld], [DualReadNew] and [NewOnly].
+//
+//	dual, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookies, New: redis})
+//	mgr, err := sessions.New(sessions.Config{Store: dual})
+//	dual.SetPhase(sessions.DualReadOld) // while requests run
+//
+// Every instance may be in the phase before or after any other, forwards or back. Each record has a version, the newer
+// copy counts, and the next write repairs the other. Destroy and Renew leave a tombstone in the new store that lives
+// until the session's deadline, so that no old copy and no late write brings the session back.
+//
+// What cannot be had: OldOnly opens a cookie that was copied before a logout, and so does DualReadOld without
+// DualStoreConfig.CheckRevoked, or while Redis is away. And back to OldOnly there is no way for sessions that only the
+// new store has.
+//
+// [DualStore.Report] compares the copies and says whether the next phase is safe, and what is missing if not. What to
+// check before each step, how long to wait and how to go back is in docs/migration.md.
 //
 // # Lifetime
 //
