@@ -49,6 +49,7 @@ type Record struct {
 	dual   dualState // what a DualStore knows of the copies
 	marks  string    // the last writes that led to the record, so that a repeated one knows its own first run
 	mark   string    // the write that is being made on it
+	lineal bool      // marks are those of all that led to it: no others may be added, as if their changes were in it
 
 	replaces *Record // of a tombstone: the record whose place it takes
 }

@@ -172,13 +172,15 @@ func (d *DualStore) MaxTTL() time.Duration {
 
 // dualState is what a DualStore knows of a record's two copies. It travels in the record, from Load to Save.
 type dualState struct {
-	present string // the token that the client should have instead of the one that it sent
-	known   bool   // the record has come from a DualStore
-	oldVer  int64  // the version in the old store; 0 if there is none, or it is not known
-	newVer  int64  // likewise in the new store
-	oldSeen bool   // the old store was asked, and answered
-	newSeen bool   // the new store was asked, and answered
-	adopted bool   // this request has brought the record to the new store
+	present  string // the token that the client should have instead of the one that it sent
+	known    bool   // the record has come from a DualStore
+	oldVer   int64  // the version in the old store; 0 if there is none, or it is not known
+	newVer   int64  // likewise in the new store
+	oldSeen  bool   // the old store was asked, and answered
+	newSeen  bool   // the new store was asked, and answered
+	adopted  bool   // this request has brought the record to the new store
+	newMarks string // the last writes that led to the new store's copy; the record has them too
+	ended    bool   // this request has put its tombstone into the new store
 }
 
 // readsNew says whether this session is read from the new store.
@@ -214,7 +216,11 @@ func (d *DualStore) Load(ctx context.Context, name, presented string) (*Record, 
 
 func (d *DualStore) load(ctx context.Context, name, presented string, phase Phase) (*Record, error) {
 	if phase == OldOnly {
-		return d.old.Load(ctx, name, presented)
+		rec, err := d.old.Load(ctx, name, presented)
+		if err == nil {
+			rec.dual = dualState{known: true, oldSeen: true, oldVer: rec.Version} // the phase may change before it is written
+		}
+		return rec, err
 	}
 	var c copies
 	if d.oldIsClient {
@@ -256,7 +262,10 @@ func (d *DualStore) loadReadOld(ctx context.Context, name, presented string, c *
 		}
 	}
 	sampled := d.compare > 0 && rand.Float64() < d.compare
-	if (c.old == nil || d.checkRevoked || sampled) && c.token != "" {
+	// A client brings the newest cookie along, also back from a later phase. A store on the server knows nothing of what
+	// was written, or ended, where it was not asked.
+	ask := c.old == nil || !d.oldIsClient || d.checkRevoked || sampled
+	if ask && c.token != "" {
 		c.new, c.newErr = d.new.Load(ctx, name, c.token)
 		c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
 		if !c.newSeen && c.old == nil {
@@ -295,8 +304,10 @@ func (d *DualStore) loadReadNew(ctx context.Context, name, presented string, pha
 
 // choose takes the newer of the copies, or adopts the only one there is.
 func (d *DualStore) choose(ctx context.Context, name, presented string, phase Phase, c *copies) (*Record, error) {
-	if c.new != nil && c.new.Revoked {
-		return c.new, nil
+	for _, rec := range [...]*Record{c.new, c.old} {
+		if rec != nil && rec.Revoked {
+			return rec, nil
+		}
 	}
 	var rec *Record
 	switch {
@@ -315,18 +326,17 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 		}
 	case c.new.Version > c.old.Version, c.new.Version == c.old.Version && phase >= DualReadNew:
 		rec = c.new
+	case !d.oldIsClient && diverged(c.new, c.old):
+		rec = c.new // the other request will find it, and be merged
 	default:
 		rec = c.old
-	}
-	if rec.Revoked {
-		return rec, nil
 	}
 	s := dualState{known: true, newSeen: c.newSeen, oldSeen: c.old != nil || errors.Is(c.oldErr, ErrNotFound)}
 	if c.old != nil {
 		s.oldVer = c.old.Version
 	}
 	if c.new != nil {
-		s.newVer = c.new.Version
+		s.newVer, s.newMarks = c.new.Version, c.new.marks
 	}
 	rec.dual = s
 	missing := c.new == nil && c.newSeen && phase >= DualReadNew
@@ -338,6 +348,25 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 	}
 	d.represent(ctx, name, presented, phase, c.old == nil, rec)
 	return rec, nil
+}
+
+// diverged says whether the newer of two copies was not made from the older one, although both are of now: of two
+// parallel requests one is between its two writes. The older one is then not a copy that was left behind: an instance in
+// the neighbouring phase, which writes that store alone, may have said that it is saved.
+func diverged(older, newer *Record) bool {
+	return marksCount(older.Version, time.Now()) && lacks(newer.marks, older.marks)
+}
+
+// lacks says whether one of the last of these writes is not among the marks. All are looked for: a request that tries
+// again leaves the same mark in records that were made from different ones.
+func lacks(marks, writes string) bool {
+	const last = 32 * markLength // fewer than a record keeps, so that those it had to drop are not missed
+	for writes = writes[max(0, len(writes)-last):]; len(writes) >= markLength; writes = writes[markLength:] {
+		if !hasMark(marks, writes[:markLength]) {
+			return true
+		}
+	}
+	return false
 }
 
 // adopts says whether an old copy may still be taken over.
@@ -414,13 +443,14 @@ func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int
 	phase := d.Phase()
 	token, err := d.save(ctx, name, rec, base, phase)
 	if err == nil {
+		rec.dual.known = true
 		d.saved(phase, rec, base)
 	}
 	return token, err
 }
 
 func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int64, phase Phase) (string, error) {
-	if phase == OldOnly {
+	if phase == OldOnly && d.oldIsClient {
 		return d.old.Save(ctx, name, rec, base)
 	}
 	if rec.Revoked && rec.Expires.Before(rec.Deadline) {
@@ -431,94 +461,116 @@ func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int
 		rec = rec.clone()
 		rec.mark = newMark()
 	}
-	token := rec.Token
-	if phase != NewOnly {
-		var err error
-		if token, err = d.saveOld(ctx, name, rec, base, phase); err != nil {
+	rec.lineal = !d.oldIsClient
+	switch {
+	case phase == NewOnly:
+		_, err := d.saveNew(ctx, name, rec, base, phase, true)
+		return rec.Token, err
+	case d.newFirst(rec, phase):
+		kept, err := d.saveNew(ctx, name, rec, base, phase, false)
+		if err != nil {
 			return "", err
 		}
+		token, _, err := d.saveOld(ctx, name, rec, base, phase, !kept)
+		return token, err
 	}
-	if err := d.saveNew(ctx, name, rec, base, phase); err != nil {
+	token, kept, err := d.saveOld(ctx, name, rec, base, phase, phase != DualReadNew)
+	if err != nil || phase == OldOnly {
+		return token, err
+	}
+	if _, err := d.saveNew(ctx, name, rec, base, phase, !kept); err != nil {
 		return "", err
 	}
 	return token, nil
 }
 
-// saveOld writes the old copy. A cookie is only sealed here: it reaches the client after the new store was written.
-func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base int64, phase Phase) (string, error) {
+// newFirst says whether a tombstone goes to the new store first: where it must not fail there. Of two stores on the
+// server the old one would end the session, although the renewal that wanted it has failed.
+func (d *DualStore) newFirst(rec *Record, phase Phase) bool {
+	return rec.Revoked && !d.oldIsClient && (phase == DualReadNew || phase == DualReadOld && d.checkRevoked)
+}
+
+// saveOld writes the old copy, and reports whether it was kept: with must, that it was not is an error. A cookie is only
+// sealed here: it reaches the client after the new store was written.
+func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base int64, phase Phase, must bool) (token string, kept bool, err error) {
 	if d.oldIsClient {
 		token, err := d.old.Save(ctx, name, rec, base)
 		if errors.Is(err, ErrTooLarge) && phase == DualReadNew {
 			d.figures.Load().tokenOnly.Add(1)
-			return rec.Token, nil // the new store has it
+			return rec.Token, false, nil // the new store must have it
 		}
-		return token, err
+		return token, err == nil, err
 	}
 	s := side{store: d.old, ver: base, present: true, strict: !rec.dual.known}
 	if rec.dual.known {
-		s.present = rec.dual.oldSeen && rec.dual.oldVer != 0
+		s.present = phase != DualReadNew && rec.dual.oldSeen && rec.dual.oldVer != 0
 	}
 	if rec.dual.oldSeen {
 		s.ver = rec.dual.oldVer
 	}
-	err := d.forward(ctx, name, s, rec, base)
+	if marksCount(rec.dual.newVer, time.Now()) {
+		s.other = rec.dual.newMarks
+	}
+	err = d.forward(ctx, name, s, rec, base)
 	var conflict *ConflictError
 	switch {
 	case err == nil:
 		rec.dual.oldSeen, rec.dual.oldVer = true, rec.Version
+		return rec.Token, true, nil
 	case errors.As(err, &conflict):
-		conflict.Current.dual = dualState{known: true, oldSeen: true, oldVer: conflict.Current.Version, newSeen: rec.dual.newSeen, newVer: rec.dual.newVer}
-		return "", err
-	case errors.Is(err, ErrGone):
-		return "", err
-	case phase == DualReadOld:
-		return "", err
-	default:
-		d.figures.Load().oldPassedOver.Add(1)
+		conflict.Current.dual = dualState{known: true, oldSeen: true, oldVer: conflict.Current.Version, newSeen: rec.dual.newSeen, newVer: rec.dual.newVer, newMarks: rec.dual.newMarks, ended: rec.dual.ended}
+		return "", false, err
+	case errors.Is(err, ErrGone), must, phase != DualReadNew:
+		return "", false, err
 	}
-	return rec.Token, nil // in DualReadNew a failure of the old store is counted
+	d.figures.Load().oldPassedOver.Add(1)
+	return rec.Token, false, nil // in DualReadNew a failure of the old store is counted
 }
 
-// saveNew writes the new copy.
-func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, phase Phase) error {
+// saveNew writes the new copy, and reports whether it was kept: with must, that it was not is an error.
+func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, phase Phase, must bool) (kept bool, err error) {
+	if rec.Revoked && rec.dual.ended {
+		return true, nil // by the attempt before, which met a parallel write in the old store
+	}
 	s := side{store: d.new, ver: base, present: true, strict: !rec.dual.known}
 	if rec.dual.known {
-		s.present = rec.dual.newSeen && rec.dual.newVer != 0
+		s.present = phase >= DualReadNew && rec.dual.newSeen && rec.dual.newVer != 0
 	}
 	if rec.dual.newSeen {
 		s.ver = rec.dual.newVer
 	}
-	err := d.forward(ctx, name, s, rec, base)
+	err = d.forward(ctx, name, s, rec, base)
 	var conflict *ConflictError
 	switch {
 	case err == nil:
-		rec.dual.newSeen, rec.dual.newVer = true, rec.Version
-		return nil
+		rec.dual.newSeen, rec.dual.newVer, rec.dual.newMarks, rec.dual.ended = true, rec.Version, rec.lineage(), rec.Revoked
+		return true, nil
 	case errors.As(err, &conflict):
-		conflict.Current.dual = dualState{known: true, newSeen: true, newVer: conflict.Current.Version, oldSeen: rec.dual.oldSeen, oldVer: rec.dual.oldVer}
-		return err
+		conflict.Current.dual = dualState{known: true, newSeen: true, newVer: conflict.Current.Version, newMarks: conflict.Current.marks, oldSeen: rec.dual.oldSeen, oldVer: rec.dual.oldVer}
+		return false, err
 	case errors.Is(err, ErrGone):
-		return err
+		return false, err
 	case rec.Revoked:
 		promised := d.checkRevoked || phase >= DualReadNew
 		d.tombstoneFailed(rec, !promised)
 		if promised {
-			return err
+			return false, err
 		}
-		return nil
-	case phase == DualReadOld, phase == DualReadNew && d.fallback:
+		return false, nil
+	case !must && (phase == DualReadOld || phase == DualReadNew && d.fallback):
 		d.figures.Load().newPassedOver.Add(1)
-		return nil // counted; the old copy carries the change
+		return false, nil // counted; the old copy carries the change
 	}
-	return err
+	return false, err
 }
 
 // side is one store, with what is known of the record's copy in it.
 type side struct {
 	store   Store
-	ver     int64 // the version that is expected there
-	present bool  // it was seen there, so that its absence means an end
-	strict  bool  // nothing is known: an older copy there is a conflict too
+	ver     int64  // the version that is expected there
+	present bool   // it is read there, and was seen there, so that its absence means an end
+	strict  bool   // nothing is known: an older copy there is a conflict too
+	other   string // of two stores on the server, in the old one: the last writes that led to the new store's copy
 }
 
 // forward writes rec over what one store has of it: the version that is expected, nothing at all, or an older copy that
@@ -550,7 +602,9 @@ func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Recor
 				return ErrGone
 			case rec.mark != "" && hasMark(current.marks, rec.mark):
 				return nil // made from what this commit wrote to the other store: the change is in it
-			case s.strict || current.Version > base || current.Version == s.ver:
+			case lacks(current.marks, s.other):
+				// made without what the new store says: whoever wrote it will find that out there
+			case s.strict || current.Version > base || current.Version == s.ver || rec.lineal && s.store == d.new && diverged(current, rec):
 				return &ConflictError{Current: current}
 			}
 			s.ver = current.Version
@@ -600,17 +654,28 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 		return rec.Token, err
 	case err != nil && phase == DualReadNew && (errors.Is(err, ErrGone) || !d.fallback):
 		return "", err
+	case errors.Is(err, ErrGone): // never written there, or ended: then the client must not get a cookie again
+		if current, err := d.new.Load(ctx, name, rec.Token); err == nil && current.Revoked {
+			return "", ErrGone
+		}
 	case noAnswer(ctx, err):
 		d.figures.Load().newPassedOver.Add(1)
 	}
-	return d.old.Touch(ctx, name, rec)
+	token, oldErr := d.old.Touch(ctx, name, rec)
+	if err == nil && oldErr != nil && (phase == DualReadNew || errors.Is(oldErr, ErrGone) || errors.Is(oldErr, ErrTooLarge)) {
+		if noAnswer(ctx, oldErr) {
+			d.figures.Load().oldPassedOver.Add(1)
+		}
+		return rec.Token, nil // the new store has it
+	}
+	return token, oldErr
 }
 
-// Delete ends a session: a tombstone in the new store, then the old copy. It implements [Store].
+// Delete ends a session: a tombstone in the new store, then the end of the old copy. It implements [Store].
 func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error {
 	phase := d.Phase()
 	if phase == OldOnly {
-		return d.old.Delete(ctx, name, rec)
+		return d.endOld(ctx, name, rec)
 	}
 	now := time.Now()
 	if _, err := d.new.Save(ctx, name, rec.tombstone(now, rec.Deadline), 0); err != nil && !errors.Is(err, ErrGone) {
@@ -623,11 +688,24 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 	if phase == NewOnly {
 		return nil
 	}
-	if err := d.old.Delete(ctx, name, rec); err != nil {
+	if err := d.endOld(ctx, name, rec); err != nil {
 		if phase == DualReadOld {
 			return err
 		}
 		d.figures.Load().oldPassedOver.Add(1)
 	}
 	return nil
+}
+
+// endOld ends the old copy. Where it is on the server a tombstone stays, also in OldOnly: an instance in DualReadOld
+// would take what is missing there from the new store.
+func (d *DualStore) endOld(ctx context.Context, name string, rec *Record) error {
+	if d.oldIsClient {
+		return d.old.Delete(ctx, name, rec)
+	}
+	_, err := d.old.Save(ctx, name, rec.tombstone(time.Now(), rec.Deadline), 0)
+	if errors.Is(err, ErrGone) { // its time is over in any case
+		return nil
+	}
+	return err
 }

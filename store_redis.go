@@ -151,7 +151,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		return s.exists(ctx, rec, mark)
 	}
 	earlier := 0
-	if marksCount(base, time.Now()) {
+	if marksCount(base, time.Now()) && !rec.lineal {
 		earlier = 1
 	}
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, earlier).Result()

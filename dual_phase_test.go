@@ -1,0 +1,1253 @@
+package sessions_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
+	"handover.example/sessions/sessiontest"
+)
+
+// countingCodec counts what a CookieStore is asked: a DualStore knows a CookieStore by its type, so that nothing can be put
+// around it.
+type countingCodec struct {
+	sessions.Codec
+	seals, opens atomic.Int64
+}
+
+func (c *countingCodec) Seal(name string, plain []byte) (string, error) {
+	c.seals.Add(1)
+	return c.Codec.Seal(name, plain)
+}
+
+func (c *countingCodec) Open(name, sealed string) ([]byte, error) {
+	c.opens.Add(1)
+	return c.Codec.Open(name, sealed)
+}
+
+// pair is an old and a new store with spies around both.
+type pair struct {
+	cookie bool
+	codec  *countingCodec
+	old    sessions.Store
+	oldSpy *spyStore // nil for a cookie
+	new    *spyStore
+}
+
+// eachPair runs a subtest for a cookie and for a store on the server as the old store. The new one is what make gives.
+func eachPair(t *testing.T, test func(t *testing.T, p *pair)) {
+	for _, kind := range []string{"cookie", "server"} {
+		t.Run(kind, func(t *testing.T) { test(t, newPair(t, kind == "cookie", sessiontest.NewMemoryStore())) })
+	}
+}
+
+func newPair(t *testing.T, cookie bool, new sessions.Store) *pair {
+	t.Helper()
+	p := &pair{cookie: cookie, new: &spyStore{Store: new}}
+	if !cookie {
+		p.oldSpy = &spyStore{Store: sessiontest.NewMemoryStore()}
+		p.old = p.oldSpy
+		return p
+	}
+	codec, err := sessions.NewSecureCookieCodec(secretA)
+	require.NoError(t, err)
+	p.codec = &countingCodec{Codec: codec}
+	p.old, err = sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: p.codec})
+	require.NoError(t, err)
+	return p
+}
+
+func (p *pair) dual(t *testing.T, phase sessions.Phase, edits ...func(*sessions.DualStoreConfig)) *sessions.DualStore {
+	t.Helper()
+	cfg := sessions.DualStoreConfig{Old: p.old, New: p.new, Phase: phase}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
+	d, err := sessions.NewDualStore(cfg)
+	require.NoError(t, err)
+	return d
+}
+
+func withCheck(cfg *sessions.DualStoreConfig)    { cfg.CheckRevoked = true }
+func withFallback(cfg *sessions.DualStoreConfig) { cfg.FallbackOnError = true }
+
+// asked says what both stores were asked since the last call, and forgets it.
+func (p *pair) asked() string {
+	var all []string
+	add := func(what string, n int64) {
+		if n > 0 {
+			all = append(all, fmt.Sprintf("%s %d", what, n))
+		}
+	}
+	side := func(name string, s *spyStore) {
+		add(name+".load", s.loads.Load())
+		add(name+".save", s.saves.Load())
+		add(name+".touch", s.touches.Load())
+		add(name+".delete", s.deletes.Load())
+		s.reset()
+	}
+	if p.cookie {
+		add("open", p.codec.opens.Swap(0))
+		add("seal", p.codec.seals.Swap(0))
+	} else {
+		side("old", p.oldSpy)
+	}
+	side("new", p.new)
+	return strings.Join(all, ", ")
+}
+
+// loseNew takes everything away that the new store has.
+func (p *pair) loseNew() { p.new.Store = sessiontest.NewMemoryStore() }
+
+func (p *pair) failOld(ops ...string) { p.oldSpy.fail(ops...) }
+func (p *pair) failNew(ops ...string) { p.new.fail(ops...) }
+
+var everything = []string{"load", "save", "touch", "delete"}
+
+// on returns a browser of another site with the same cookie jar.
+func (b *browser) on(s *site) *browser {
+	c := s.browser()
+	c.client.Jar = b.client.Jar
+	return c
+}
+
+var dualUser, dualCount = sessions.NewKey[string]("user"), sessions.NewKey[int]("count")
+
+// user says whom a request with this browser is for; empty is nobody.
+func (b *browser) user() (user string) {
+	b.site.t.Helper()
+	b.use(func(s sessions.Session) { user, _ = dualUser.Get(s) })
+	return user
+}
+
+func (b *browser) login(user string) {
+	b.site.t.Helper()
+	b.use(func(s sessions.Session) {
+		s.Renew()
+		_ = dualUser.Set(s, user)
+	})
+}
+
+func addCount(s sessions.Session) { _, _ = dualCount.Update(s, func(n int) int { return n + 1 }) }
+
+func (b *browser) count() (n int) {
+	b.site.t.Helper()
+	b.use(func(s sessions.Session) { n, _ = dualCount.Get(s) })
+	return n
+}
+
+// The table of what is written and read.
+
+func TestP15_PhaseTable_WhatIsAsked(t *testing.T) {
+	type row struct{ create, read, write, renew, destroy string }
+	cookie := map[string]row{
+		"OldOnly":              {"seal 1", "open 1", "open 1, seal 1", "open 1, seal 1", "open 1"},
+		"DualReadOld":          {"seal 1, new.save 1", "open 1", "open 1, seal 1, new.save 1", "open 1, seal 1, new.save 2", "open 1, new.save 1"},
+		"DualReadOld, checked": {"seal 1, new.save 1", "open 1, new.load 1", "open 1, seal 1, new.load 1, new.save 1", "open 1, seal 1, new.load 1, new.save 2", "open 1, new.load 1, new.save 1"},
+		"DualReadNew":          {"seal 1, new.save 1", "open 1, new.load 1", "open 1, seal 1, new.load 1, new.save 1", "open 1, seal 1, new.load 1, new.save 2", "open 1, new.load 1, new.save 1"},
+		"NewOnly":              {"new.save 1", "new.load 1", "new.load 1, new.save 1", "new.load 1, new.save 2", "new.load 1, new.save 1"},
+	}
+	// A store on the server has what other instances wrote to it meanwhile, so that a dual phase looks at both copies:
+	// the client does not bring the newer one along. What is ended there leaves a tombstone in both.
+	both := row{
+		create: "old.save 1, new.save 1", read: "old.load 1, new.load 1", write: "old.load 1, old.save 1, new.load 1, new.save 1",
+		renew: "old.load 1, old.save 2, new.load 1, new.save 2", destroy: "old.load 1, old.save 1, new.load 1, new.save 1",
+	}
+	server := map[string]row{
+		"OldOnly":              {"old.save 1", "old.load 1", "old.load 1, old.save 1", "old.load 1, old.save 2", "old.load 1, old.save 1"},
+		"DualReadOld":          both,
+		"DualReadOld, checked": both,
+		"DualReadNew":          both,
+		"NewOnly":              cookie["NewOnly"],
+	}
+	eachPair(t, func(t *testing.T, p *pair) {
+		table := server
+		if p.cookie {
+			table = cookie
+		}
+		for name, want := range table {
+			t.Run(name, func(t *testing.T) {
+				var edits []func(*sessions.DualStoreConfig)
+				phase, checked := strings.CutSuffix(name, ", checked")
+				if checked {
+					edits = append(edits, withCheck)
+				}
+				d := p.dual(t, phaseNamed(t, phase), edits...)
+				b := newSite(t, d).browser()
+				p.asked()
+				b.set("a", 1)
+				require.Equal(t, want.create, p.asked(), "create")
+				require.Equal(t, "1", b.get("a"))
+				require.Equal(t, want.read, p.asked(), "read")
+				b.set("a", 2)
+				require.Equal(t, want.write, p.asked(), "write")
+				b.use(func(s sessions.Session) { s.Renew() })
+				require.Equal(t, want.renew, p.asked(), "renew")
+				b.use(func(s sessions.Session) { s.Destroy() })
+				require.Equal(t, want.destroy, p.asked(), "destroy")
+				require.Empty(t, b.cookie())
+				b.use(noop)
+				require.Empty(t, p.asked(), "a visitor without a cookie")
+			})
+		}
+	})
+}
+
+func phaseNamed(t *testing.T, name string) sessions.Phase {
+	t.Helper()
+	for _, p := range dualPhases {
+		if p.String() == name {
+			return p
+		}
+	}
+	t.Fatalf("no phase %q", name)
+	return 0
+}
+
+// What one store does not have.
+
+func TestP15_PhaseTable_OnlyTheOldStoreHasIt(t *testing.T) {
+	eachPair(t, func(t *testing.T, p *pair) {
+		for _, c := range []struct {
+			phase sessions.Phase
+			moves bool // the first read writes it to the new store
+		}{{sessions.OldOnly, false}, {sessions.DualReadOld, false}, {sessions.DualReadNew, true}, {sessions.NewOnly, true}} {
+			t.Run(c.phase.String(), func(t *testing.T) {
+				d := p.dual(t, sessions.OldOnly)
+				b := newSite(t, d).browser()
+				b.login("alice")
+				sealed := b.cookie()
+				d.SetPhase(c.phase)
+				p.asked()
+				require.Equal(t, "alice", b.user())
+				if first := p.asked(); c.moves {
+					require.Contains(t, first, "new.save 1", "it moves with the first read")
+				} else {
+					require.NotContains(t, first, "save", "a read writes nothing")
+				}
+				require.Equal(t, "alice", b.user())
+				require.NotContains(t, p.asked(), "save", "once is enough")
+				if p.cookie {
+					require.Equal(t, c.phase == sessions.NewOnly, isTokenOnly(b.cookie()), "the form of the cookie")
+				}
+
+				// In the phases that promise it, what moved can be revoked, and then its old copy is worth nothing.
+				old := b.clone()
+				b.use(func(s sessions.Session) { s.Destroy() })
+				if c.moves || !p.cookie {
+					require.Empty(t, old.user(), "logged out")
+					require.Empty(t, old.hold(sealed).user(), "logged out: the copy from before the move")
+				}
+			})
+		}
+	})
+}
+
+func TestP15_PhaseTable_AdoptUntil(t *testing.T) {
+	for _, kind := range []string{"cookie", "server"} {
+		t.Run(kind, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
+				d := p.dual(t, sessions.OldOnly, func(cfg *sessions.DualStoreConfig) { cfg.AdoptUntil = time.Now().Add(time.Hour) })
+				s := newSite(t, d)
+				early, late, both := s.browser(), s.browser(), s.browser()
+				early.login("early")
+				late.login("late")
+				d.SetPhase(sessions.DualReadOld)
+				both.login("both")
+				d.SetPhase(sessions.NewOnly)
+				time.Sleep(time.Hour - time.Second)
+				require.Equal(t, "early", early.user())
+				time.Sleep(time.Second)
+				require.Equal(t, "early", early.user(), "it has moved")
+				require.Equal(t, "both", both.user(), "the new store has it")
+				require.Empty(t, late.user(), "only the old store has it")
+				d.SetPhase(sessions.DualReadNew)
+				require.Equal(t, "late", late.user(), "AdoptUntil is for NewOnly")
+			})
+		})
+	}
+}
+
+func TestP15_PhaseTable_OnlyTheNewStoreHasIt(t *testing.T) {
+	eachPair(t, func(t *testing.T, p *pair) {
+		for _, phase := range dualPhases {
+			t.Run(phase.String(), func(t *testing.T) {
+				d := p.dual(t, sessions.NewOnly)
+				b := newSite(t, d).browser()
+				b.login("alice")
+				d.SetPhase(phase)
+				p.asked()
+				if phase == sessions.OldOnly {
+					require.Empty(t, b.user(), "the one step that is not lossless")
+					return
+				}
+				require.Equal(t, "alice", b.user())
+				if p.cookie {
+					dual := phase != sessions.NewOnly
+					require.Equal(t, !dual, isTokenOnly(b.cookie()), "a token alone is sealed again at once in a dual phase")
+					require.NotContains(t, p.asked(), "new.save")
+					require.Equal(t, "alice", b.user())
+					require.NotContains(t, p.asked(), "seal", "once")
+				}
+				addOne := b.use(addCount)
+				require.Equal(t, http.StatusOK, addOne.status)
+				require.Equal(t, 1, b.count())
+				if phase != sessions.NewOnly {
+					p.failNew(everything...)
+					defer p.failNew()
+					d.SetPhase(sessions.OldOnly)
+					require.Equal(t, 1, b.count(), "the write has brought it to the old store")
+				}
+			})
+		}
+	})
+}
+
+// A copy that was left behind is not served where the newer one can be had, and is repaired by the next write.
+func TestP15_NewerCopyCounts(t *testing.T) {
+	eachPair(t, func(t *testing.T, p *pair) {
+		t.Run("the new store is behind", func(t *testing.T) {
+			d := p.dual(t, sessions.DualReadOld)
+			b := newSite(t, d).browser()
+			b.use(addCount)
+			p.failNew("save")
+			b.use(addCount)
+			p.failNew()
+			for _, phase := range dualPhases[:3] {
+				d.SetPhase(phase)
+				require.Equal(t, 2, b.count(), phase)
+			}
+			if p.cookie { // it brings the newer copy along
+				d.SetPhase(sessions.NewOnly)
+				require.Equal(t, 2, b.count())
+			}
+			d.SetPhase(sessions.DualReadNew)
+			b.use(addCount)
+			p.loseOld()
+			d.SetPhase(sessions.NewOnly)
+			require.Equal(t, 3, b.count())
+		})
+		t.Run("the old store is behind", func(t *testing.T) {
+			if p.cookie {
+				t.Skip("a cookie is sealed again by whoever reads it")
+			}
+			d := p.dual(t, sessions.DualReadOld)
+			b := newSite(t, d).browser()
+			b.use(addCount)
+			d.SetPhase(sessions.NewOnly)
+			b.use(addCount)
+			d.SetPhase(sessions.DualReadNew)
+			require.Equal(t, 2, b.count())
+			d.SetPhase(sessions.DualReadOld)
+			require.Equal(t, 2, b.count(), "back from NewOnly to a dual phase is lossless")
+			b.use(addCount)
+			d.SetPhase(sessions.OldOnly)
+			require.Equal(t, 3, b.count(), "the write has repaired the old copy")
+		})
+		t.Run("logged out where the old store is not asked", func(t *testing.T) {
+			if p.cookie {
+				t.Skip("the documented gap of DualReadOld")
+			}
+			d := p.dual(t, sessions.DualReadOld)
+			b := newSite(t, d).browser()
+			b.login("alice")
+			old := b.clone()
+			d.SetPhase(sessions.NewOnly)
+			b.use(func(s sessions.Session) { s.Destroy() })
+			d.SetPhase(sessions.DualReadNew)
+			d.SetPhase(sessions.DualReadOld)
+			require.Empty(t, old.user())
+		})
+	})
+}
+
+func (p *pair) loseOld() {
+	if !p.cookie {
+		p.oldSpy.Store = sessiontest.NewMemoryStore()
+	}
+}
+
+// What fails.
+
+func TestP15_PhaseTable_Failures(t *testing.T) {
+	const ok, fails = true, false
+	type row struct {
+		phase                             sessions.Phase
+		check, fallback                   bool
+		down                              string // old, new or both
+		read, write, login, renew, logout bool
+	}
+	for _, c := range []row{
+		{sessions.OldOnly, false, false, "new", ok, ok, ok, ok, ok},
+		{sessions.DualReadOld, false, false, "new", ok, ok, ok, ok, ok},
+		{sessions.DualReadOld, true, false, "new", ok, ok, ok, fails, fails},
+		{sessions.DualReadNew, false, false, "new", fails, fails, fails, fails, fails},
+		{sessions.DualReadNew, false, true, "new", ok, ok, ok, fails, fails},
+		{sessions.NewOnly, false, false, "new", fails, fails, fails, fails, fails},
+		{sessions.NewOnly, false, true, "new", fails, fails, fails, fails, fails},
+
+		{sessions.OldOnly, false, false, "old", fails, fails, fails, fails, fails},
+		{sessions.DualReadOld, false, false, "old", fails, fails, fails, fails, fails},
+		{sessions.DualReadNew, false, false, "old", ok, ok, ok, ok, ok},
+		{sessions.NewOnly, false, false, "old", ok, ok, ok, ok, ok},
+
+		{sessions.DualReadOld, false, false, "both", fails, fails, fails, fails, fails},
+		{sessions.DualReadNew, false, true, "both", fails, fails, fails, fails, fails},
+	} {
+		for _, kind := range []string{"cookie", "server"} {
+			if kind == "cookie" && c.down != "new" {
+				continue // a cookie does not fail
+			}
+			name := fmt.Sprintf("%s/%v,CheckRevoked=%v,FallbackOnError=%v/%s is down", kind, c.phase, c.check, c.fallback, c.down)
+			t.Run(name, func(t *testing.T) {
+				for op, want := range map[string]bool{"read": c.read, "write": c.write, "login": c.login, "renew": c.renew, "logout": c.logout} {
+					// Down for the whole request, and for the commit alone.
+					for _, ops := range [][]string{everything, everything[1:]} {
+						if len(ops) == 3 && op == "read" {
+							continue
+						}
+						p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
+						d := p.dual(t, c.phase, func(cfg *sessions.DualStoreConfig) { cfg.CheckRevoked, cfg.FallbackOnError = c.check, c.fallback })
+						b := newSite(t, d).browser()
+						b.login("alice")
+						b.use(addCount)
+						before := b.clone()
+						if c.down != "new" {
+							p.failOld(ops...)
+						}
+						if c.down != "old" {
+							p.failNew(ops...)
+						}
+						if op == "login" {
+							b.hold("")
+						}
+						r := b.try(func(s sessions.Session) {
+							switch op {
+							case "write":
+								addCount(s)
+							case "login":
+								s.Renew()
+								_ = dualUser.Set(s, "bob")
+							case "renew":
+								s.Renew()
+							case "logout":
+								s.Destroy()
+							}
+						})
+						what := fmt.Sprintf("%s, failing %v", op, ops)
+						status := http.StatusServiceUnavailable
+						if want == ok {
+							status = http.StatusOK
+						}
+						require.NoError(t, r.err)
+						require.Equal(t, status, r.status, "%s: %s", what, r.body)
+						if want == fails {
+							require.Nil(t, r.setCookie("session"), "%s: a failed request changes nothing at the client", what)
+						}
+
+						// Both are back: whatever was acknowledged is there, and nobody was logged out.
+						if !p.cookie {
+							p.failOld()
+						}
+						p.failNew()
+						switch {
+						case op == "login" && want == ok:
+							require.Equal(t, "bob", b.user(), what)
+						case op == "login":
+							require.Empty(t, b.user(), what)
+						case op == "logout" && want == ok:
+							require.Empty(t, b.cookie(), what)
+							if c.down == "old" || !p.cookie || c.phase >= sessions.DualReadNew {
+								require.Empty(t, before.user(), "%s: the old cookie", what)
+							}
+						case op == "logout" && c.down != "new":
+							// The tombstone may have been written before the old store failed: who asked for the end gets it.
+						default:
+							require.Equal(t, "alice", b.user(), what)
+							least := 1
+							if op == "write" && want == ok {
+								least = 2
+							}
+							require.GreaterOrEqual(t, b.count(), least, what)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// Where neither store has taken a change, it was not written, whatever may be passed over.
+func TestP15_FallbackNeedsACopy(t *testing.T) {
+	big := strings.Repeat("x", 5000)
+	p := newPair(t, true, sessiontest.NewMemoryStore())
+	d := p.dual(t, sessions.DualReadNew, withFallback)
+	b := newSite(t, d).browser()
+	b.login("alice")
+	p.failNew(everything...)
+	r := b.try(func(s sessions.Session) { require.NoError(t, s.Set("big", big)) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status, "too large for a cookie, and the new store is down")
+	require.Equal(t, "alice", b.user(), "the session is as it was")
+	p.failNew()
+	require.Equal(t, "alice", b.user())
+	require.Empty(t, b.get("big"))
+}
+
+func TestP15_TokenAloneNeedsTheNewStore(t *testing.T) {
+	for _, c := range []struct {
+		phase sessions.Phase
+		edit  func(*sessions.DualStoreConfig)
+	}{{sessions.DualReadOld, withCheck}, {sessions.DualReadOld, withFallback}, {sessions.DualReadNew, withFallback}, {sessions.NewOnly, withFallback}} {
+		p := newPair(t, true, sessiontest.NewMemoryStore())
+		d := p.dual(t, sessions.NewOnly, c.edit)
+		b := newSite(t, d).browser()
+		b.login("alice")
+		d.SetPhase(c.phase)
+		p.failNew(everything...)
+		require.Equal(t, http.StatusServiceUnavailable, b.try(noop).status, "%v: an outage is not a logout", c.phase)
+		p.failNew()
+		require.Equal(t, "alice", b.user())
+	}
+}
+
+// No answer about a tombstone, no adoption.
+func TestP15_AdoptionNeedsAnAnswer(t *testing.T) {
+	for _, phase := range []sessions.Phase{sessions.DualReadNew, sessions.NewOnly} {
+		eachPair(t, func(t *testing.T, p *pair) {
+			d := p.dual(t, sessions.OldOnly)
+			b := newSite(t, d).browser()
+			b.login("alice")
+			d.SetPhase(phase)
+			p.failNew("load")
+			require.Equal(t, http.StatusServiceUnavailable, b.try(noop).status)
+			p.failNew()
+			p.asked()
+			require.Equal(t, "alice", b.user())
+			require.Contains(t, p.asked(), "new.save 1", "only now")
+		})
+	}
+}
+
+// Options
+
+func TestP15_ReadNewFraction(t *testing.T) {
+	const sessionsOf = 2000
+	for _, fraction := range []float64{0.1, 0.5, 1} {
+		p := newPair(t, true, sessiontest.NewMemoryStore())
+		one := p.dual(t, sessions.DualReadNew, func(cfg *sessions.DualStoreConfig) { cfg.ReadNewFraction = fraction })
+		two := p.dual(t, sessions.DualReadNew, func(cfg *sessions.DualStoreConfig) { cfg.ReadNewFraction = fraction })
+		ctx, readNew := t.Context(), 0
+		for range sessionsOf {
+			rec := hourRecord()
+			sealed, err := one.Save(ctx, "session", rec, 0)
+			require.NoError(t, err)
+			p.asked()
+			var seen []bool
+			for _, d := range []*sessions.DualStore{one, two, one} {
+				_, err := d.Load(ctx, "session", sealed)
+				require.NoError(t, err)
+				seen = append(seen, strings.Contains(p.asked(), "new.load"))
+			}
+			require.Equal(t, []bool{seen[0], seen[0], seen[0]}, seen, "a session stays on one side, on every instance")
+			if seen[0] {
+				readNew++
+			}
+		}
+		share := float64(readNew) / sessionsOf
+		require.InDelta(t, fraction, share, 5*math.Sqrt(fraction*(1-fraction)/sessionsOf)+1e-9)
+	}
+}
+
+func TestP15_CompareFraction(t *testing.T) {
+	for _, fraction := range []float64{0, 0.25, 1} {
+		const reads = 2000
+		p := newPair(t, true, sessiontest.NewMemoryStore())
+		d := p.dual(t, sessions.DualReadOld, func(cfg *sessions.DualStoreConfig) { cfg.CompareFraction = fraction })
+		sealed, err := d.Save(t.Context(), "session", hourRecord(), 0)
+		require.NoError(t, err)
+		for range reads {
+			_, err := d.Load(t.Context(), "session", sealed)
+			require.NoError(t, err)
+		}
+		share := float64(p.new.loads.Load()) / reads
+		require.InDelta(t, fraction, share, 5*math.Sqrt(fraction*(1-fraction)/reads)+1e-9)
+		p.failNew("load")
+		for range 20 {
+			_, err := d.Load(t.Context(), "session", sealed)
+			require.NoError(t, err, "a comparison that cannot be made fails nothing")
+		}
+	}
+}
+
+// Mixed fleets
+
+type dualKind struct {
+	name string
+	make func(t *testing.T) (old, new sessions.Store)
+}
+
+// realKinds are the moves that there are, on a real server.
+func realKinds(t *testing.T) []dualKind {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	checkTTLs(t, rdb)
+	return []dualKind{
+		{"cookie to redis", func(t *testing.T) (sessions.Store, sessions.Store) {
+			return cookieStoreWith(t, secretA), redisWithPrefix(t, rdb, "new:")
+		}},
+		{"redis to redis", func(t *testing.T) (sessions.Store, sessions.Store) {
+			return redisWithPrefix(t, rdb, "old:"), redisWithPrefix(t, rdb, "new:")
+		}},
+	}
+}
+
+func dualSite(t *testing.T, old, new sessions.Store, phase sessions.Phase, edits ...func(*sessions.DualStoreConfig)) (*site, *sessions.DualStore) {
+	t.Helper()
+	cfg := sessions.DualStoreConfig{Old: old, New: new, Phase: phase}
+	for _, edit := range edits {
+		edit(&cfg)
+	}
+	d, err := sessions.NewDualStore(cfg)
+	require.NoError(t, err)
+	return newSite(t, d), d
+}
+
+// eachNeighbours runs a subtest for every ordered pair of adjacent phases, and for each phase beside itself.
+func eachNeighbours(t *testing.T, test func(t *testing.T, a, b sessions.Phase)) {
+	for _, a := range dualPhases {
+		for _, b := range dualPhases {
+			if a-b <= 1 && b-a <= 1 {
+				t.Run(fmt.Sprintf("%v beside %v", a, b), func(t *testing.T) { test(t, a, b) })
+			}
+		}
+	}
+}
+
+func TestP15_MixedFleet(t *testing.T) {
+	for _, kind := range realKinds(t) {
+		for _, check := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,CheckRevoked=%v", kind.name, check), func(t *testing.T) {
+				eachNeighbours(t, func(t *testing.T, pa, pb sessions.Phase) {
+					old, new := kind.make(t)
+					edit := func(cfg *sessions.DualStoreConfig) { cfg.CheckRevoked = check }
+					siteA, dualA := dualSite(t, old, new, pa, edit)
+					siteB, dualB := dualSite(t, old, new, pb, edit)
+					_, client := old.(*sessions.CookieStore)
+					// revokes says whether what was ended on one instance is refused by another: a sealed cookie that
+					// was copied is served by OldOnly, and by DualReadOld that does not check, and OldOnly tells nobody.
+					revokes := func(by, at sessions.Phase) bool {
+						return !client || by != sessions.OldOnly && (at >= sessions.DualReadNew || at == sessions.DualReadOld && check)
+					}
+					for range 3 { // forwards, and back
+						a := siteA.browser()
+						b := a.on(siteB)
+						a.login("alice")
+						require.Equal(t, "alice", b.user(), "login on A, read on B")
+						b.use(addCount)
+						require.Equal(t, 1, a.count(), "change on B, read on A")
+						a.use(addCount)
+						require.Equal(t, 2, b.count(), "change on A, read on B")
+
+						beforeRenew := a.cookie()
+						b.use(func(s sessions.Session) { s.Renew() })
+						require.NotEqual(t, beforeRenew, a.cookie())
+						require.Equal(t, "alice", a.user(), "renew on B, read on A")
+						require.Equal(t, 2, a.count())
+						require.Equal(t, "alice", b.user())
+						if revokes(dualB.Phase(), dualA.Phase()) {
+							require.Empty(t, siteA.browser().hold(beforeRenew).user(), "renewed on B, replayed on A")
+						}
+						if revokes(dualB.Phase(), dualB.Phase()) {
+							require.Empty(t, siteB.browser().hold(beforeRenew).user(), "renewed on B, replayed on B")
+						}
+
+						a.use(addCount)
+						beforeLogout := a.cookie()
+						a.use(func(s sessions.Session) { s.Destroy() })
+						require.Empty(t, a.cookie())
+						require.Empty(t, b.user())
+						if revokes(dualA.Phase(), dualB.Phase()) {
+							require.Empty(t, siteB.browser().hold(beforeLogout).user(), "logged out on A, replayed on B")
+						}
+						if revokes(dualA.Phase(), dualA.Phase()) {
+							require.Empty(t, siteA.browser().hold(beforeLogout).user(), "logged out on A, replayed on A")
+						}
+						dualA.SetPhase(dualB.Phase()) // the other takes the step too, and then the first one goes back
+						dualA, dualB = dualB, dualA
+						siteA, siteB = siteB, siteA
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestP15_MixedFleet_ParallelChanges(t *testing.T) {
+	const requests = 24
+	for _, kind := range realKinds(t) {
+		t.Run(kind.name, func(t *testing.T) {
+			eachNeighbours(t, func(t *testing.T, pa, pb sessions.Phase) {
+				old, new := kind.make(t)
+				_, client := old.(*sessions.CookieStore)
+				siteA, _ := dualSite(t, old, new, pa)
+				siteB, _ := dualSite(t, old, new, pb)
+				b := siteA.browser()
+				b.login("alice")
+				b.use(addCount)
+				var wg sync.WaitGroup
+				replies := make([]reply, requests)
+				tabs := make([]*browser, requests)
+				for i := range requests {
+					tabs[i] = b.clone().on([]*site{siteA, siteB}[i%2])
+					wg.Go(func() {
+						replies[i] = tabs[i].try(func(s sessions.Session) {
+							addCount(s)
+							_ = s.Set(fmt.Sprint("tab ", i), true)
+						})
+					})
+				}
+				wg.Wait()
+				for i, r := range replies {
+					require.Equal(t, http.StatusOK, r.status, "%d: %s", i, r.body)
+				}
+				if client && (pa == sessions.OldOnly || pb == sessions.OldOnly) {
+					for _, tab := range tabs {
+						require.Equal(t, "alice", tab.user(), "a cookie alone: the last one counts, but nobody is logged out")
+					}
+					return
+				}
+				for _, s := range []*site{siteA, siteB} {
+					most := 0
+					for _, tab := range tabs {
+						most = max(most, tab.on(s).count())
+					}
+					require.Equal(t, requests+1, most, "no change is lost")
+				}
+			})
+		})
+	}
+}
+
+// The phase changes while requests run: none is lost, none is refused.
+func TestP15_SetPhaseWhileRequestsRun(t *testing.T) {
+	const browsers, requests = 8, 60
+	for _, kind := range realKinds(t) {
+		t.Run(kind.name, func(t *testing.T) {
+			old, new := kind.make(t)
+			_, client := old.(*sessions.CookieStore)
+			s, d := dualSite(t, old, new, sessions.OldOnly)
+			stop := make(chan struct{})
+			var turning, running sync.WaitGroup
+			turning.Go(func() {
+				for i := 0; ; i++ {
+					// Not back to OldOnly, which does not have what was begun in NewOnly.
+					d.SetPhase([]sessions.Phase{1, 2, 3, 2}[i%4])
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+			})
+			for n := range browsers {
+				running.Go(func() {
+					b := s.browser()
+					b.login(fmt.Sprint(n))
+					for i := range requests {
+						r := b.try(func(s sessions.Session) {
+							if i%10 == 9 {
+								s.Renew()
+							}
+							addCount(s)
+						})
+						if r.status != http.StatusOK {
+							t.Errorf("%d: %s", r.status, r.body)
+							return
+						}
+						if got := b.count(); got != i+1 {
+							t.Errorf("browser %d: %d, want %d", n, got, i+1)
+							return
+						}
+					}
+				})
+			}
+			running.Wait()
+			if !client {
+				b := s.browser()
+				b.login("shared")
+				var tabs sync.WaitGroup
+				for range browsers {
+					tab := b.clone()
+					tabs.Go(func() {
+						for range requests / 4 {
+							if r := tab.try(addCount); r.status != http.StatusOK {
+								t.Errorf("%d: %s", r.status, r.body)
+							}
+						}
+					})
+				}
+				tabs.Wait()
+				require.Equal(t, browsers*(requests/4), b.count())
+			}
+			close(stop)
+			turning.Wait()
+		})
+	}
+}
+
+// A request that began in one phase ends in the next one, or in the one before.
+func TestP15_SetPhaseDuringARequest(t *testing.T) {
+	type step struct{ from, to sessions.Phase }
+	var steps []step
+	for _, p := range dualPhases[:3] {
+		steps = append(steps, step{p, p + 1}, step{p + 1, p})
+	}
+	eachPair(t, func(t *testing.T, p *pair) {
+		for _, st := range steps {
+			t.Run(fmt.Sprintf("%v to %v", st.from, st.to), func(t *testing.T) {
+				d := p.dual(t, st.from)
+				s := newSite(t, d)
+
+				b := s.browser()
+				b.use(func(s sessions.Session) {
+					addCount(s)
+					d.SetPhase(st.to)
+				})
+				require.Equal(t, 1, b.count(), "a first write")
+
+				d.SetPhase(st.from)
+				b.hold("")
+				b.use(addCount)
+				b.use(func(s sessions.Session) {
+					addCount(s)
+					d.SetPhase(st.to)
+				})
+				require.Equal(t, 2, b.count(), "a change")
+				d.SetPhase(st.from)
+				b.use(func(s sessions.Session) {
+					s.Renew()
+					d.SetPhase(st.to)
+				})
+				require.Equal(t, 2, b.count(), "a renewal")
+
+				d.SetPhase(st.from)
+				b.hold("")
+				b.do(func(w http.ResponseWriter, r *http.Request) {
+					s, _ := sessions.Get(r.Context())
+					addCount(s)
+					_, _ = io.WriteString(w, "the first byte: the commit has run")
+					d.SetPhase(st.to)
+					addCount(s)
+				})
+				if st.to == sessions.NewOnly || !p.cookie {
+					require.Equal(t, 2, b.count(), "a change after the first byte")
+				} else {
+					require.GreaterOrEqual(t, b.count(), 1)
+				}
+
+				old := b.clone()
+				d.SetPhase(st.from)
+				b.use(func(s sessions.Session) {
+					s.Destroy()
+					d.SetPhase(st.to)
+				})
+				require.Empty(t, b.cookie())
+				if !p.cookie || st.to >= sessions.DualReadNew {
+					require.Zero(t, old.count(), "a logout")
+				}
+			})
+		}
+	})
+}
+
+// A session that only the new store has, met in DualReadOld, ends in OldOnly: the phase went back meanwhile.
+func TestP15_SetPhaseBackDuringARequest(t *testing.T) {
+	eachPair(t, func(t *testing.T, p *pair) {
+		d := p.dual(t, sessions.NewOnly)
+		b := newSite(t, d).browser()
+		b.login("alice")
+		d.SetPhase(sessions.DualReadOld)
+		b.use(func(s sessions.Session) {
+			addCount(s)
+			d.SetPhase(sessions.OldOnly)
+		})
+		require.Equal(t, 1, b.count())
+		require.Equal(t, "alice", b.user())
+	})
+}
+
+// Each side keeps its own options.
+
+func TestP15_CookieLifetimeStaysWithTheCookie(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	checkTTLs(t, rdb)
+	ctx := t.Context()
+	const idle, ttl, absolute = 30 * time.Minute, time.Hour, 14 * 24 * time.Hour
+	for _, phase := range dualPhases[1:] {
+		for _, kind := range []string{"cookie", "redis"} {
+			t.Run(kind+"/"+phase.String(), func(t *testing.T) {
+				require.NoError(t, rdb.FlushDB(ctx).Err())
+				old := sessions.Store(cookieStoreWith(t, secretA))
+				if kind == "redis" {
+					old = redisWithPrefix(t, rdb, "old:")
+				}
+				d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: redisWithPrefix(t, rdb, "new:"), Phase: phase})
+				require.NoError(t, err)
+				b := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout, cfg.AbsoluteTimeout = idle, absolute }).browser()
+				ttls := func(what string, least, most time.Duration) {
+					t.Helper()
+					keys := rdb.Keys(ctx, "*").Val()
+					require.NotEmpty(t, keys)
+					for _, k := range keys {
+						left := rdb.PTTL(ctx, k).Val()
+						require.LessOrEqual(t, left, most, what)
+						require.Greater(t, left, least-20*time.Second, what)
+					}
+				}
+				r := b.set("a", 1)
+				require.Zero(t, r.setCookie("session").MaxAge, "a browser-session cookie has no Max-Age")
+				ttls("a browser-session cookie", idle, idle)
+
+				r = b.use(func(s sessions.Session) { s.SetLifetime(0, true) })
+				require.Positive(t, r.setCookie("session").MaxAge)
+				ttls("a persistent cookie", idle, idle)
+
+				b.use(func(s sessions.Session) { s.SetLifetime(10*time.Minute, false) })
+				ttls("an idle timeout of its own", 10*time.Minute, 10*time.Minute)
+
+				b.use(func(s sessions.Session) { s.SetLifetime(10*24*time.Hour, true) })
+				ttls("longer than the TTL of Redis", ttl, ttl)
+
+				// The tombstone lives as long as any cookie of the session could, whatever the TTL is.
+				b.use(func(s sessions.Session) { s.Renew() })
+				b.use(func(s sessions.Session) { s.Destroy() })
+				for _, k := range rdb.Keys(ctx, "new:*").Val() {
+					left := rdb.PTTL(ctx, k).Val()
+					require.Greater(t, left, absolute-time.Minute, "a tombstone")
+					require.LessOrEqual(t, left, absolute)
+				}
+				require.Len(t, rdb.Keys(ctx, "new:*").Val(), 2, "of the renewed session, and of the destroyed one")
+			})
+		}
+	}
+}
+
+// An oversized session.
+
+func TestP15_TooLargeForACookie(t *testing.T) {
+	big := strings.Repeat("x", 5000)
+	grow := func(s sessions.Session) { _ = s.Set("big", big) }
+	for _, phase := range []sessions.Phase{sessions.OldOnly, sessions.DualReadOld} {
+		t.Run(phase.String(), func(t *testing.T) {
+			p := newPair(t, true, sessiontest.NewMemoryStore())
+			s := newSite(t, p.dual(t, phase))
+			b := s.browser()
+			require.Equal(t, http.StatusServiceUnavailable, b.try(grow).status)
+			require.NotContains(t, p.asked(), "new.", "a new one: nothing was written to the new store")
+			require.NotEmpty(t, s.events.with(sessions.OutcomeTooLarge))
+			b.login("alice")
+			p.asked()
+			require.Equal(t, http.StatusServiceUnavailable, b.try(grow).status)
+			require.NotContains(t, p.asked(), "new.save", "a change: nothing was written to the new store")
+			require.Equal(t, "alice", b.user(), "the session is as it was")
+			require.Empty(t, b.get("big"))
+		})
+	}
+	t.Run("DualReadNew", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, true, sessiontest.NewMemoryStore())
+			d := p.dual(t, sessions.DualReadNew)
+			s := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour })
+			b := s.browser()
+			b.use(func(s sessions.Session) {
+				s.SetLifetime(time.Hour, true)
+				_ = dualUser.Set(s, "alice")
+			})
+			require.False(t, isTokenOnly(b.cookie()))
+			b.use(grow)
+			require.True(t, isTokenOnly(b.cookie()), "the token alone")
+			require.Equal(t, fmt.Sprintf("%q", big), b.get("big"))
+			require.Equal(t, "alice", b.user())
+			s.events.reset()
+			for range 12 { // it slides like any other, in the dual phases
+				time.Sleep(30 * time.Minute)
+				r := b.use(noop)
+				require.NotNil(t, r.setCookie("session"), "a persistent cookie slides with the session")
+				require.Positive(t, r.setCookie("session").MaxAge)
+			}
+			require.Empty(t, s.events.with(sessions.OutcomeTooLarge))
+			require.Empty(t, s.events.with(sessions.OutcomeError))
+			d.SetPhase(sessions.DualReadOld)
+			require.Equal(t, "alice", b.user(), "back in DualReadOld it is asked of the new store")
+			for range 12 {
+				time.Sleep(30 * time.Minute)
+				require.NotNil(t, b.use(noop).setCookie("session"))
+			}
+			d.SetPhase(sessions.DualReadNew)
+			b.use(func(s sessions.Session) { s.Delete("big") })
+			require.False(t, isTokenOnly(b.cookie()), "small again: sealed again")
+		})
+	})
+}
+
+// An expired copy is dead as a copy, and still names its record.
+
+func TestP15_ExpiredCookieStillNamesItsRecord(t *testing.T) {
+	for _, phase := range dualPhases[1:] {
+		t.Run(phase.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, true, sessiontest.NewMemoryStore())
+				d := p.dual(t, sessions.DualReadNew)
+				b := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour }).browser()
+				b.login("alice")
+				first := b.cookie()
+				for range 4 {
+					time.Sleep(30 * time.Minute)
+					b.use(addCount) // a browser that was given the newer cookies
+				}
+				d.SetPhase(phase)
+				late := b.clone().hold(first)
+				require.Equal(t, "alice", late.user(), "the copy has expired an hour ago, the session has not")
+				require.Equal(t, 4, late.count())
+				require.NotEqual(t, first, late.cookie(), "the client has a living cookie again")
+
+				time.Sleep(61 * time.Minute)
+				require.Empty(t, b.clone().hold(first).user(), "now the session has ended")
+				require.Empty(t, late.user())
+			})
+		})
+	}
+	t.Run("its tombstone is seen", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, true, sessiontest.NewMemoryStore())
+			d := p.dual(t, sessions.DualReadOld)
+			b := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour }).browser()
+			b.login("alice")
+			first := b.cookie()
+			b.use(func(s sessions.Session) { s.Destroy() })
+			time.Sleep(2 * time.Hour)
+			for _, phase := range dualPhases {
+				d.SetPhase(phase)
+				require.Empty(t, b.clone().hold(first).user(), phase)
+			}
+		})
+	})
+}
+
+// A touch in a dual phase renews both copies, and a copy that one side does not have is no reason to fail.
+func TestP15_TouchRenewsBoth(t *testing.T) {
+	for _, kind := range []string{"cookie", "server"} {
+		for _, phase := range []sessions.Phase{sessions.DualReadOld, sessions.DualReadNew} {
+			t.Run(fmt.Sprintf("%s/%v", kind, phase), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
+					d := p.dual(t, phase)
+					s := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour })
+					b, lonely := s.browser(), s.browser()
+					b.login("alice")
+					d.SetPhase(sessions.NewOnly)
+					lonely.use(func(s sessions.Session) {
+						s.SetLifetime(time.Hour, true)
+						_ = dualUser.Set(s, "bob")
+					})
+					d.SetPhase(phase)
+					s.events.reset()
+					for range 10 {
+						time.Sleep(40 * time.Minute)
+						require.Equal(t, "alice", b.user())
+						r := lonely.use(noop)
+						require.NotNil(t, r.setCookie("session"), "a persistent cookie slides, also if only one store has its session")
+					}
+					require.Empty(t, s.events.with(sessions.OutcomeGone))
+					require.Empty(t, s.events.with(sessions.OutcomeError))
+					d.SetPhase(sessions.OldOnly)
+					require.Equal(t, "alice", b.user(), "the old copy")
+					d.SetPhase(sessions.NewOnly)
+					p.loseOld()
+					if p.cookie {
+						b.hold(tokenOf(t, p.old, b.cookie()))
+					}
+					require.Equal(t, "alice", b.user(), "the new copy")
+					require.Equal(t, "bob", lonely.user())
+				})
+			})
+		}
+	}
+}
+
+// tokenOf gives the token in a sealed cookie.
+func tokenOf(t *testing.T, store sessions.Store, cookie string) string {
+	t.Helper()
+	rec, err := store.Load(t.Context(), "session", cookie)
+	require.NoError(t, err)
+	return rec.Token
+}
+
+// A touch that comes after the end of the session gives the client no new cookie.
+func TestP15_TouchAfterLogout(t *testing.T) {
+	for _, kind := range []string{"cookie", "server"} {
+		for _, phase := range dualPhases[1:] {
+			t.Run(fmt.Sprintf("%s/%v", kind, phase), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
+					d := p.dual(t, phase, withCheck)
+					b := newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour }).browser()
+					b.login("alice")
+					time.Sleep(30 * time.Minute)
+					other := b.clone()
+					r := b.use(func(s sessions.Session) {
+						other.use(func(s sessions.Session) { s.Destroy() })
+					})
+					require.Nil(t, r.setCookie("session"), "it was logged out meanwhile")
+				})
+			})
+		}
+	}
+}
+
+// A late write that comes after the end of the session is refused with ErrGone, in every mixed pair.
+func TestP15_LateWriteAfterLogout(t *testing.T) {
+	for _, kind := range realKinds(t) {
+		t.Run(kind.name, func(t *testing.T) {
+			eachNeighbours(t, func(t *testing.T, pa, pb sessions.Phase) {
+				old, new := kind.make(t)
+				_, client := old.(*sessions.CookieStore)
+				if client && (pa == sessions.OldOnly || pb == sessions.OldOnly) {
+					t.Skip("a cookie alone")
+				}
+				siteA, _ := dualSite(t, old, new, pa)
+				siteB, _ := dualSite(t, old, new, pb)
+				for _, end := range []func(sessions.Session){sessions.Session.Destroy, sessions.Session.Renew} {
+					b := siteA.browser()
+					b.login("alice")
+					a := b.clone().on(siteB)
+					before := b.cookie()
+					r := a.try(func(s sessions.Session) {
+						addCount(s)
+						b.use(end)
+					})
+					require.Equal(t, http.StatusConflict, r.status)
+					require.Nil(t, r.setCookie("session"))
+					if !client || pb >= sessions.DualReadNew {
+						require.Empty(t, siteB.browser().hold(before).user())
+					}
+				}
+			})
+		})
+	}
+}
+
+// Configuration
+
+func TestNewDualStore_Mistakes(t *testing.T) {
+	cookie, memory := cookieStoreWith(t, secretA), sessiontest.NewMemoryStore()
+	other := sessiontest.NewMemoryStore()
+	var noRedis *sessions.RedisStore
+	for name, c := range map[string]struct {
+		cfg    sessions.DualStoreConfig
+		fields []string
+	}{
+		"nothing":                 {sessions.DualStoreConfig{}, []string{"Old", "New"}},
+		"no old":                  {sessions.DualStoreConfig{New: memory}, []string{"Old"}},
+		"a nil pointer":           {sessions.DualStoreConfig{Old: cookie, New: noRedis}, []string{"New"}},
+		"the same store":          {sessions.DualStoreConfig{Old: memory, New: memory}, []string{"New"}},
+		"to a cookie":             {sessions.DualStoreConfig{Old: memory, New: cookie}, []string{"New"}},
+		"a phase before":          {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: -1}, []string{"Phase"}},
+		"a phase after":           {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: 4}, []string{"Phase"}},
+		"negative ReadNew":        {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: -0.1}, []string{"ReadNewFraction"}},
+		"ReadNew over 1":          {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: 1.1}, []string{"ReadNewFraction"}},
+		"ReadNew is no number":    {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: math.NaN()}, []string{"ReadNewFraction"}},
+		"Compare is infinite":     {sessions.DualStoreConfig{Old: cookie, New: memory, CompareFraction: math.Inf(1)}, []string{"CompareFraction"}},
+		"percent":                 {sessions.DualStoreConfig{Old: cookie, New: memory, CompareFraction: 10}, []string{"CompareFraction"}},
+		"all at once":             {sessions.DualStoreConfig{Old: memory, New: memory, Phase: 9, ReadNewFraction: 2, CompareFraction: -1}, []string{"New", "Phase", "ReadNewFraction", "CompareFraction"}},
+		"fine":                    {sessions.DualStoreConfig{Old: cookie, New: memory}, nil},
+		"fine, with every option": {sessions.DualStoreConfig{Old: other, New: memory, Phase: sessions.NewOnly, CheckRevoked: true, FallbackOnError: true, AdoptUntil: time.Now(), ReadNewFraction: 1, CompareFraction: 1}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, err := sessions.NewDualStore(c.cfg)
+			if c.fields == nil {
+				require.NoError(t, err)
+				require.NotNil(t, d)
+				return
+			}
+			require.Nil(t, d)
+			require.Equal(t, c.fields, configFields(t, err))
+		})
+	}
+}
+
+func TestPhase_String(t *testing.T) {
+	require.Equal(t, "OldOnly DualReadOld DualReadNew NewOnly Phase(7)", strings.Trim(fmt.Sprint(dualPhases), "[]")+" "+sessions.Phase(7).String())
+}
+
+func TestDualStore_SetPhaseTakesTheNearest(t *testing.T) {
+	d := newPair(t, true, sessiontest.NewMemoryStore()).dual(t, sessions.DualReadNew)
+	require.Equal(t, sessions.DualReadNew, d.Phase())
+	d.SetPhase(17)
+	require.Equal(t, sessions.NewOnly, d.Phase())
+	d.SetPhase(-3)
+	require.Equal(t, sessions.OldOnly, d.Phase())
+}
+
+// Strict tokens, and nothing asked for what cannot be one.
+func TestP15_BadTokensInEachPhase(t *testing.T) {
+	eachPair(t, func(t *testing.T, p *pair) {
+		for _, phase := range dualPhases {
+			d := p.dual(t, phase, withCheck)
+			b := newSite(t, d).browser()
+			for _, bad := range []string{"x", strings.Repeat("A", 21), strings.Repeat("A", 5000), "../../etc/passwd", strings.Repeat("+", 22)} {
+				p.asked()
+				_, err := d.Load(t.Context(), "session", bad)
+				var miss *sessions.NotFoundError
+				require.True(t, errors.As(err, &miss), "%v: %v", phase, err)
+				require.NotContains(t, p.asked(), "new.load", "%v: the shape is checked first", phase)
+			}
+			unknown := sessions.NewToken()
+			b.hold(unknown)
+			require.Empty(t, b.user())
+			b.use(addCount)
+			require.NotContains(t, b.cookie(), unknown, "a token that we did not issue is never adopted")
+			_, err := p.new.Store.Load(context.Background(), "session", unknown)
+			require.ErrorIs(t, err, sessions.ErrNotFound)
+		}
+	})
+}
+
+// The values, their order apart, are the same on both sides.
+func TestP15_BothSidesHoldTheSame(t *testing.T) {
+	p := newPair(t, false, sessiontest.NewMemoryStore())
+	d := p.dual(t, sessions.DualReadNew)
+	b := newSite(t, d).browser()
+	b.use(func(s sessions.Session) {
+		s.SetLifetime(time.Hour, true)
+		_ = s.Set("list", []int{1, 2, 3})
+		_ = s.Set("text", "é\u2028<>&")
+	})
+	text := func(s sessions.Store) string {
+		rec, err := s.Load(t.Context(), "session", b.cookie())
+		require.NoError(t, err)
+		values := map[string]json.RawMessage{}
+		for k, v := range rec.Values() {
+			values[k] = v
+		}
+		out, _ := json.Marshal(values)
+		return fmt.Sprint(rec.ID, rec.Version, rec.Created, rec.Idle, rec.Expires, rec.Deadline, rec.OwnIdle, rec.Persistent, rec.Secure, string(out))
+	}
+	require.Equal(t, text(p.old), text(p.new))
+}
