@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,6 +23,7 @@ type crowd struct {
 	transport *http.Transport
 	browsers  []*browser
 	seed      uint64
+	logouts   int // how many of a thousand things that a customer does are logouts
 	lastUser  atomic.Int64
 	tally     tally
 
@@ -39,7 +41,8 @@ type tally struct {
 	failed                                 atomic.Int64 // refused while Redis was there, or anything else than 200 and 503
 
 	requests, refused                 atomic.Int64
-	visitors, logins, logouts, adds   atomic.Int64
+	visitors, logins, logouts         atomic.Int64
+	adds, tabs                        atomic.Int64 // changes, and those of them that two tabs made at once
 	unrecorded                        atomic.Int64 // logouts and logins that no instance could write down: OldOnly, or Redis away
 	replays, gapReplays, gapSuccesses atomic.Int64
 }
@@ -47,10 +50,10 @@ type tally struct {
 // ended is a cookie whose session was ended, with a promise that it stays so.
 type ended struct{ cookie, how string }
 
-func newCrowd(f *fleet, browsers int, seed uint64) *crowd {
+func newCrowd(f *fleet, browsers int, seed uint64, logouts int) *crowd {
 	c := &crowd{
-		fleet: f, seed: seed, started: time.Now(),
-		transport: &http.Transport{MaxIdleConnsPerHost: browsers + 2},
+		fleet: f, seed: seed, logouts: logouts, started: time.Now(),
+		transport: &http.Transport{MaxIdleConnsPerHost: 2*browsers + 2},
 	}
 	for id := range browsers {
 		b := &browser{crowd: c, rnd: rand.New(rand.NewPCG(seed, uint64(id)))}
@@ -247,6 +250,7 @@ type browser struct {
 	unsure    bool
 	lastSeen  time.Time
 	earlier   string // an earlier cookie of the same session
+	stale     bool   // of two parallel responses the older cookie may have come last
 }
 
 func (b *browser) browse(ctx context.Context) {
@@ -275,15 +279,19 @@ func (b *browser) browse(ctx context.Context) {
 func (b *browser) act() {
 	n := b.rnd.IntN(1000)
 	switch {
+	case b.stale:
+		b.add()
 	case b.kind == sleeper, n < 500:
 		b.look()
+	case n < 550 && b.session && b.crowd.redisArbitrates():
+		b.twoTabs()
 	case n < 850:
 		b.add()
 	case b.kind == visitor:
 		b.leave()
-	case n < 856:
+	case n < 850+b.crowd.logouts:
 		b.logout()
-	case n < 900:
+	case n < 950:
 		b.jar.closeBrowser() // a cookie that is meant to stay does
 		b.look()
 	default:
@@ -358,11 +366,57 @@ func (b *browser) add() {
 		b.crowd.tally.visitors.Add(1)
 	case b.meets(r, sent, "add"):
 		b.basket(r, 1, "add")
-		b.low, b.high = r.Items, r.Items
+		b.low, b.high, b.stale = r.Items, r.Items, false
 		b.crowd.tally.adds.Add(1)
 	case b.session:
 		b.high++
 	}
+}
+
+// redisArbitrates says whether of two parallel changes both are kept: a cookie alone cannot.
+func (c *crowd) redisArbitrates() bool {
+	if c.fleet.outage.count.Load()%2 == 1 {
+		return false
+	}
+	return !slices.ContainsFunc(c.fleet.instances, func(in *instance) bool { return in.dual.Phase() < sessions.DualReadNew })
+}
+
+// twoTabs puts two things into the basket at once, most likely at two instances.
+func (b *browser) twoTabs() {
+	c := b.crowd
+	sent := time.Now()
+	var replies [2]reply
+	var both sync.WaitGroup
+	for n := range replies {
+		both.Go(func() {
+			client := &http.Client{Transport: c.transport, Jar: &b.jar, Timeout: time.Minute}
+			replies[n] = c.send(client, http.MethodPost, "/add", "")
+		})
+	}
+	both.Wait()
+	b.earlier, b.stale = "", true // until the next change, which gets a cookie with all of them
+	kept, refused, most := 0, 0, b.low
+	for _, r := range replies {
+		switch {
+		case b.meets(r, sent, "add in two tabs"):
+			kept++
+			most = max(most, r.Items)
+		case !b.session:
+			return
+		default:
+			refused++
+		}
+	}
+	if replies[0].away || replies[1].away { // with FallbackOnError the cookie was alone meanwhile: one of them counts
+		b.low, b.high = b.low+min(kept, 1), b.high+2
+		return
+	}
+	if most < b.low+kept || most > b.high+2 {
+		c.complain(&c.tally.changesLost, "two tabs: user %d has %d items in the basket, not %d (%v; %v)", b.user, most, b.low+kept, replies[0], replies[1])
+	}
+	b.low, b.high = most, most+refused
+	c.tally.adds.Add(int64(kept))
+	c.tally.tabs.Add(int64(kept))
 }
 
 func (b *browser) login() {
@@ -424,7 +478,7 @@ func (b *browser) end(r reply, how string, cookies ...string) {
 // leave makes this browser somebody else's, with no cookie.
 func (b *browser) leave() {
 	b.jar.clear()
-	b.session, b.user, b.low, b.high, b.unsure, b.earlier = false, 0, 0, 0, false, ""
+	b.session, b.user, b.low, b.high, b.unsure, b.earlier, b.stale = false, 0, 0, 0, false, "", false
 }
 
 // pause waits; it reports whether the context is still alive.

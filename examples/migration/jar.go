@@ -5,12 +5,16 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
 // jar keeps cookies as a browser does for one site. Unlike net/http/cookiejar it can be told that the browser was
-// closed. Each browser of the crowd makes one request at a time: there is no lock.
-type jar struct{ cookies map[string]kept }
+// closed.
+type jar struct {
+	mu      sync.Mutex // two tabs share it
+	cookies map[string]kept
+}
 
 type kept struct {
 	value, path string
@@ -20,6 +24,8 @@ type kept struct {
 
 // SetCookies implements [http.CookieJar].
 func (j *jar) SetCookies(u *url.URL, set []*http.Cookie) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.cookies == nil {
 		j.cookies = map[string]kept{}
 	}
@@ -41,6 +47,8 @@ func (j *jar) SetCookies(u *url.URL, set []*http.Cookie) {
 
 // Cookies implements [http.CookieJar].
 func (j *jar) Cookies(u *url.URL) (send []*http.Cookie) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	maps.DeleteFunc(j.cookies, func(_ string, k kept) bool { return !k.ends.IsZero() && k.ends.Before(time.Now()) })
 	for name, k := range j.cookies {
 		if strings.HasPrefix(u.Path, k.path) && (!k.secure || u.Scheme == "https") {
@@ -51,11 +59,21 @@ func (j *jar) Cookies(u *url.URL) (send []*http.Cookie) {
 }
 
 // session gives the value of the session cookie; empty if there is none.
-func (j *jar) session() string { return j.cookies["session"].value }
+func (j *jar) session() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.cookies["session"].value
+}
 
 // closeBrowser forgets what a browser does not keep.
 func (j *jar) closeBrowser() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	maps.DeleteFunc(j.cookies, func(_ string, k kept) bool { return k.ends.IsZero() })
 }
 
-func (j *jar) clear() { j.cookies = nil }
+func (j *jar) clear() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.cookies = nil
+}

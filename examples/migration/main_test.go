@@ -30,7 +30,7 @@ func tell(t *testing.T, change func(*options)) (*result, string) {
 	var out bytes.Buffer
 	o := options{
 		browsers: 40, instances: 3, seed: 1, duration: 3 * time.Second,
-		out: &out, story: wholeStory, newStore: redisStore,
+		logouts: 60, out: &out, story: wholeStory, newStore: redisStore,
 	}
 	if change != nil {
 		change(&o)
@@ -58,7 +58,7 @@ func TestP15_WholeStory(t *testing.T) {
 			tally := &r.crowd.tally
 			for what, n := range map[string]int64{
 				"changes": tally.adds.Load(), "visitors": tally.visitors.Load(), "logins": tally.logins.Load(),
-				"replays": tally.replays.Load(), "replays in the gap": tally.gapReplays.Load(),
+				"replays": tally.replays.Load(), "logouts": tally.logouts.Load(),
 				"resealed": r.resealed, "keys": r.keysAtMost,
 			} {
 				require.Positive(t, n, "%s: the story has not been put to the test\n%s", what, out)
@@ -171,7 +171,7 @@ func TestOutageIsNoticedWhereItShows(t *testing.T) {
 	f, err := startFleet(t.Context(), 1, "", false, redisStore)
 	require.NoError(t, err)
 	t.Cleanup(f.close)
-	c := newCrowd(f, 1, 1)
+	c := newCrowd(f, 1, 1, 0)
 	t.Cleanup(c.transport.CloseIdleConnections)
 	f.setPhase(f.instances[0], sessions.NewOnly)
 	b := c.browsers[0]
