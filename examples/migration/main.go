@@ -44,7 +44,7 @@ func main() {
 	flag.IntVar(&o.browsers, "browsers", 200, "`how many` people use the shop")
 	flag.IntVar(&o.instances, "instances", 4, "`how many` instances of the app serve them")
 	flag.Uint64Var(&o.seed, "seed", 1, "`number` from which the crowd's habits are drawn")
-	flag.DurationVar(&o.duration, "duration", 23*time.Second, "`how long` the whole story takes")
+	flag.DurationVar(&o.duration, "duration", 24*time.Second, "`how long` the whole story takes")
 	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, in place of the embedded one; only keys of this run are written, and removed at the end")
 	flag.BoolVar(&o.fallback, "fallback", false, "set FallbackOnError: while Redis is away in DualReadNew, serve the cookie's copy")
 	flag.Parse()
@@ -165,11 +165,14 @@ func (t *teller) tell(ctx context.Context) error {
 	for _, s := range t.story {
 		whole += s.share
 	}
+	due := time.Now()
 	for _, s := range t.story {
 		if ctx.Err() != nil {
 			break
 		}
-		lasts := time.Duration(s.share / whole * float64(t.duration))
+		share := time.Duration(s.share / whole * float64(t.duration))
+		due = due.Add(share)
+		lasts := max(time.Until(due), share/2) // what a step takes too long, the next ones make up for
 		if err := t.step(ctx, s, lasts); err != nil {
 			return err
 		}
@@ -185,6 +188,7 @@ func (t *teller) step(ctx context.Context, s step, lasts time.Duration) error {
 	if s.do == roll && s.to > in[0].dual.Phase() {
 		t.report(in[0].dual.Report())
 	}
+	end := time.Now().Add(lasts)
 	t.since, t.requests, t.refused = time.Now(), t.crowd.tally.requests.Load(), t.crowd.tally.refused.Load()
 	seen := []string{t.fleet.phases()}
 	switch s.do {
@@ -195,17 +199,16 @@ func (t *teller) step(ctx context.Context, s step, lasts time.Duration) error {
 			return err
 		}
 	case roll:
-		for _, i := range in {
+		for n, i := range in {
 			t.fleet.setPhase(i, s.to)
 			seen = append(seen, t.fleet.phases())
-			t.wait(ctx, lasts/time.Duration(len(in)), s)
+			t.wait(ctx, time.Until(end)/time.Duration(len(in)-n), s)
 		}
-		lasts = 0
 	}
 	if len(in) > 4 && len(seen) > 1 {
 		seen = []string{seen[0], "...", seen[len(seen)-1]}
 	}
-	t.wait(ctx, lasts, s)
+	t.wait(ctx, time.Until(end), s)
 	return t.line(strings.Join(seen, " "), t.describe(s))
 }
 
