@@ -110,13 +110,13 @@ var wholeStory = []step{
 
 // result is what the closing table shows.
 type result struct {
-	crowd              *crowd
-	adopted, resealed  int64
-	keysWithoutTTL     int64
-	keysAtMost, keys   int64
-	took               time.Duration
-	stopped            bool
-	fallback, embedded bool
+	crowd             *crowd
+	adopted, resealed int64
+	keysWithoutTTL    int64
+	keysAtMost, keys  int64
+	took              time.Duration
+	stopped           bool
+	fallback          bool
 }
 
 func run(ctx context.Context, o options) (*result, error) {
@@ -132,7 +132,7 @@ func run(ctx context.Context, o options) (*result, error) {
 	}
 	defer f.close()
 	t := &teller{options: o, fleet: f, crowd: newCrowd(f, o.browsers, o.seed, o.logouts)}
-	t.result = &result{crowd: t.crowd, fallback: o.fallback, embedded: o.redis == ""}
+	t.result = &result{crowd: t.crowd, fallback: o.fallback}
 
 	browsing, goHome := context.WithCancel(ctx)
 	var crowd sync.WaitGroup

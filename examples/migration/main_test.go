@@ -193,6 +193,23 @@ func TestOutageIsNoticedWhereItShows(t *testing.T) {
 	require.EqualValues(t, 1, c.tally.failed.Load())
 }
 
+func TestOutageInDualReadOldThatIsNoticedIsSeen(t *testing.T) {
+	t.Parallel()
+	f, err := startFleet(t.Context(), 2, "", false, redisStore)
+	require.NoError(t, err)
+	t.Cleanup(f.close)
+	c := newCrowd(f, 1, 1, 0)
+	t.Cleanup(c.transport.CloseIdleConnections)
+	f.setPhase(f.instances[0], sessions.DualReadOld)
+	f.setPhase(f.instances[1], sessions.NewOnly) // a phase too far
+	b := c.browsers[0]
+	b.add()
+	f.takeRedisAway()
+	b.look()
+	b.look() // one of the two at each instance
+	require.Positive(t, c.tally.noticed.Load())
+}
+
 func TestStoppedEarly(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
