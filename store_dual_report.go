@@ -200,8 +200,8 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		r.GoingBack = "there is nothing to go back to"
 	case DualReadOld:
 		r.GoingBack = "OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far), and forgets logouts: copies of ended cookies open again"
-		d.needCompared(r, few, missing)
-		d.needCoverage(r, few, missing)
+		needCompared(r, few, missing)
+		needCoverage(r, few, missing)
 		if r.At.Before(comeBackUntil) {
 			missing("%d logouts or renewals could not be written to the new store: those sessions can come back until %s; wait until then",
 				r.TombstonesPassedOver, comeBackUntil.UTC().Format(time.RFC3339))
@@ -211,7 +211,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		if r.TokenOnly > 0 {
 			r.GoingBack += fmt.Sprintf(", but %d cookies were too large for a record: there, writes to those sessions fail", r.TokenOnly)
 		}
-		d.needCoverage(r, few, missing)
+		needCoverage(r, few, missing)
 		if d.readNew < 1 {
 			missing("only a part of the sessions is read from the new store: set ReadNewFraction to 1")
 		}
@@ -230,14 +230,12 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 			missing("%d of the last %d sessions still came with a cookie that only the old store opens", r.Recent.OldCookies, r.Recent.Sessions)
 		}
 	}
-	if r.Phase != OldOnly {
-		d.needAnswers(r, missing)
-	}
+	needAnswers(r, missing)
 	needHealth(r, missing)
 	r.Safe = len(r.Missing) == 0
 }
 
-func (d *DualStore) needCompared(r *DualReport, few bool, missing func(string, ...any)) {
+func needCompared(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Compared == 0:
 		missing("no read was compared: set CompareFraction")
@@ -249,7 +247,7 @@ func (d *DualStore) needCompared(r *DualReport, few bool, missing func(string, .
 	}
 }
 
-func (d *DualStore) needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
+func needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Asked < enoughReads:
 		if !few && r.Phase != DualReadOld { // or it has been said
@@ -260,7 +258,7 @@ func (d *DualStore) needCoverage(r *DualReport, few bool, missing func(string, .
 	}
 }
 
-func (d *DualStore) needAnswers(r *DualReport, missing func(string, ...any)) {
+func needAnswers(r *DualReport, missing func(string, ...any)) {
 	if n := r.Recent.LoadErrors; n > 0 {
 		missing("the new store could not answer %d of the last %d loads", n, r.Recent.NewLoads)
 	}
@@ -271,11 +269,7 @@ func (d *DualStore) needAnswers(r *DualReport, missing func(string, ...any)) {
 		what     string
 		old, new time.Duration
 	}{{"load", r.Old.LoadP99, r.New.LoadP99}, {"write", r.Old.WriteP99, r.New.WriteP99}} {
-		limit := slowStore
-		if !d.oldIsClient {
-			limit = max(limit, slowFactor*l.old)
-		}
-		if l.new > limit {
+		if l.new > max(slowStore, slowFactor*l.old) {
 			missing("the new store is slow: one %s in a hundred takes %v or more (old: %v)", l.what, l.new, l.old)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +30,7 @@ type reported struct {
 
 func newReported(t *testing.T, old, new sessions.Store, phase sessions.Phase, edits ...func(*sessions.DualStoreConfig)) *reported {
 	t.Helper()
+	recordsMade.Store(0)
 	r := &reported{t: t, old: &spyStore{Store: old}, new: &spyStore{Store: new}}
 	cfg := sessions.DualStoreConfig{Old: r.old, New: r.new, Phase: phase}
 	if _, ok := old.(*sessions.CookieStore); ok {
@@ -68,14 +70,20 @@ func (r *reported) loads(token string, times int) {
 }
 
 // recordOf returns a record that was written this long ago.
+//
+// Its token is the next of a fixed row: the number of sessions is an estimate, which with these few is exact.
 func recordOf(age time.Duration, values ...string) *sessions.Record {
 	rec := newRedisRecord(24*time.Hour, 14*24*time.Hour)
+	rec.Token = fmt.Sprintf("%021dA", recordsMade.Add(1))
+	rec.ID, _ = sessions.TokenID(rec.Token)
 	rec.Version -= age.Milliseconds()
 	for i := 0; i+1 < len(values); i += 2 {
 		rec.SetValue(values[i], json.RawMessage(values[i+1]))
 	}
 	return rec
 }
+
+var recordsMade atomic.Int64
 
 // bareOf returns a copy of a record without its values.
 func bareOf(r *sessions.Record) *sessions.Record {
@@ -558,33 +566,33 @@ func TestReportSessions(t *testing.T) {
 	}
 }
 
+// Counting costs no allocation: each call has as many as the store makes by itself.
 func TestReportAllocations(t *testing.T) {
 	ctx := context.Background()
-	a, b := constant{recordOf(0)}, constant{recordOf(0)}
-	b.rec.Token, b.rec.ID = a.rec.Token, a.rec.ID
-	token := a.rec.Token
-	name := testing.AllocsPerRun(100, func() { _, _ = sessions.TokenID(token) })
-	for _, c := range []struct {
-		phase sessions.Phase
-		names int // how often the token is taken for a name
-	}{{sessions.OldOnly, 0}, {sessions.NewOnly, 1}} {
-		d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: a, New: b, Phase: c.phase})
-		require.NoError(t, err)
-		got := testing.AllocsPerRun(1000, func() { _, _ = d.Load(ctx, "session", token) })
-		require.LessOrEqual(t, got, float64(c.names)*name+1, "load in %v: what counting needs is there already", c.phase)
-		if c.phase == sessions.OldOnly {
-			require.Zero(t, got)
-			require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = d.Save(ctx, "session", a.rec, 0) }))
-			require.Zero(t, testing.AllocsPerRun(1000, func() { _, _ = d.Touch(ctx, "session", a.rec) }))
-			require.Zero(t, testing.AllocsPerRun(1000, func() { _ = d.Delete(ctx, "session", a.rec) }))
-		}
+	old := cookieStoreWith(t, secretA)
+	rec := recordOf(0, "a", "1")
+	token := put(t, old, rec)
+	d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: sessiontest.NewMemoryStore()})
+	require.NoError(t, err)
+	allocs := func(op func(sessions.Store)) (bare, counted float64) {
+		return testing.AllocsPerRun(500, func() { op(old) }), testing.AllocsPerRun(500, func() { op(d) })
 	}
+	for name, op := range map[string]func(sessions.Store){
+		"load":   func(s sessions.Store) { _, _ = s.Load(ctx, "session", token) },
+		"save":   func(s sessions.Store) { _, _ = s.Save(ctx, "session", rec, 0) },
+		"touch":  func(s sessions.Store) { _, _ = s.Touch(ctx, "session", rec) },
+		"delete": func(s sessions.Store) { _ = s.Delete(ctx, "session", rec) },
+	} {
+		bare, counted := allocs(op)
+		require.Equal(t, bare, counted, name)
+	}
+	require.Positive(t, d.Report().Reads)
 }
 
 func TestReportRace(t *testing.T) {
-	d := newReported(t, cookieStoreWith(t, secretA), sessiontest.NewMemoryStore(), sessions.DualReadOld, compareAll)
+	d := newReported(t, sessiontest.NewMemoryStore(), sessiontest.NewMemoryStore(), sessions.DualReadOld, compareAll)
 	token := put(t, d, recordOf(0, "a", "1"))
-	const workers, each = 8, 3000
+	const workers, each = 4, 3000
 	crowd := func(during func()) {
 		var wg sync.WaitGroup
 		for range workers {
@@ -599,21 +607,24 @@ func TestReportRace(t *testing.T) {
 	}
 	crowd(func() {
 		for range 20 {
-			r := d.Report()
-			require.LessOrEqual(t, r.Recent.Asked, int64(2*10_000))
+			if asked := d.Report().Recent.Asked; asked > 2*10_000 {
+				t.Errorf("%d of the last 20,000", asked)
+			}
 		}
 	})
 	r := d.Report()
 	require.EqualValues(t, workers*each, r.Reads)
 	require.EqualValues(t, workers*each, r.Asked)
 	require.EqualValues(t, workers*each, r.Compared.Equal)
-	require.EqualValues(t, workers*each-10_000, r.Recent.Compared)
+	require.EqualValues(t, workers*each, r.Recent.Compared)
 	require.EqualValues(t, 1, r.Sessions)
 
 	crowd(func() {
 		for i := range 50 {
 			d.SetPhase(sessions.Phase(i % 4))
-			require.Equal(t, sessions.Phase(i%4), d.Report().Phase)
+			if got := d.Report().Phase; got != sessions.Phase(i%4) {
+				t.Errorf("phase %v after %v was set", got, sessions.Phase(i%4))
+			}
 		}
 	})
 }
@@ -725,6 +736,7 @@ type migration struct {
 
 func newMigration(t *testing.T, phase sessions.Phase, edits ...func(*sessions.DualStoreConfig)) *migration {
 	t.Helper()
+	recordsMade.Store(0)
 	m := &migration{t: t, old: cookieStoreWith(t, secretA), spy: &spyStore{Store: sessiontest.NewMemoryStore()}}
 	m.checked = &checkedStore{Store: m.spy, health: sessions.RedisHealth{
 		Policy: "noeviction", PolicyVerdict: "ok", PolicyReason: "nothing is evicted",
@@ -745,10 +757,8 @@ func newMigration(t *testing.T, phase sessions.Phase, edits ...func(*sessions.Du
 func (m *migration) traffic(reads int) {
 	m.t.Helper()
 	var cookies []string
-	for i := range 3 {
-		rec := newRedisRecord(24*time.Hour, 14*24*time.Hour)
-		rec.Token = fmt.Sprintf("%021dA", i) // always the same
-		rec.ID, _ = sessions.TokenID(rec.Token)
+	for range 3 {
+		rec := recordOf(0)
 		cookies = append(cookies, put(m.t, m, rec))
 		m.sessions = append(m.sessions, rec)
 	}
@@ -931,19 +941,19 @@ func TestReportForecast(t *testing.T) {
 		m := newMigration(t, sessions.OldOnly)
 		m.health.Keys, m.health.UsedMemory = 1000, 1<<20+330_000
 		for range 20 {
-			put(t, m, newRedisRecord(time.Hour, time.Hour))
+			put(t, m, recordOf(0))
 		}
 		m.traffic(1000)
 		r := m.Report()
 		require.EqualValues(t, 330, r.BytesPerSession)
 		require.Equal(t, 330*r.Sessions, r.MemoryForecast)
-		require.InDelta(t, 23, r.Sessions, 1)
+		require.EqualValues(t, 23, r.Sessions)
 		require.True(t, r.Safe, r.Missing)
 
 		m.health.MaxMemory, m.health.UsedMemory, m.health.Keys = 15<<20, 11<<20, 10_000 // 1 kB each
 		require.True(t, m.Report().Safe)
 		for range 15_000 {
-			_, err := m.Save(context.Background(), "session", newRedisRecord(time.Hour, time.Hour), 0)
+			_, err := m.Save(context.Background(), "session", recordOf(0), 0)
 			require.NoError(t, err)
 		}
 		r = m.Report()
