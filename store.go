@@ -43,7 +43,8 @@ type Store interface {
 	// write that made it has renewed it too.
 	Touch(ctx context.Context, name string, rec *Record) (token string, err error)
 
-	// Delete removes the record, whatever its version. That there is none is not an error.
+	// Delete ends a session: it removes the record, whatever its version, or leaves a tombstone in its place. That there
+	// is none is not an error.
 	Delete(ctx context.Context, name string, rec *Record) error
 }
 

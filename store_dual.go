@@ -20,7 +20,8 @@ type Phase int32
 const (
 	// OldOnly reads and writes the old store.
 	OldOnly Phase = iota
-	// DualReadOld writes both stores and reads the old one. What the old one does not have is asked of the new one.
+	// DualReadOld writes both stores and reads the old one. What the old one does not have is asked of the new one; so is
+	// every session, if the old store is not a [CookieStore]: there may be a newer copy, or the session may have ended.
 	DualReadOld
 	// DualReadNew writes both stores and reads the new one. What the new one does not have is taken from the old one,
 	// if it was not revoked, and written to the new one.
