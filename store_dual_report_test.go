@@ -861,6 +861,13 @@ func TestP15_ReportVerdict(t *testing.T) {
 			require.NoError(m.t, m.Delete(ctx, "session", newRedisRecord(time.Hour, time.Hour)))
 			time.Sleep(time.Hour)
 		}, want: []string{"could not answer 1 of the last 4 writes"}},
+		{name: "few asked", phase: sessions.DualReadNew, edits: edits{fallbackOnError}, reads: 900, do: func(m *migration) {
+			m.spy.fail("load")
+			for range 100 {
+				_, err := m.Load(ctx, "session", put(m.t, m.old, m.sessions[0]))
+				require.NoError(m.t, err)
+			}
+		}, want: []string{"the new store was asked for only 900 sessions: wait for 1000", "could not answer 100 of the last 1000 loads"}},
 		{name: "a part", phase: sessions.DualReadNew, edits: edits{readNewHalf}, want: []string{"set ReadNewFraction to 1"}},
 		{name: "AdoptUntil has passed", phase: sessions.DualReadNew, edits: edits{until(-time.Second)}, want: []string{"AdoptUntil has passed, at 1999-12-31T23:59:59Z"}},
 		{name: "AdoptUntil has no end", phase: sessions.DualReadNew, edits: edits{noUntil}},
@@ -946,6 +953,14 @@ func TestReportSlowAsTheOldOne(t *testing.T) {
 		d.loads(rec.Token, 100)
 		require.Contains(t, strings.Join(d.Report().Missing, ""), "the new store is slow")
 	})
+}
+
+// Counting hides nothing of a store that the manager has to know.
+func TestDualStoreMaxTTL(t *testing.T) {
+	short, long := newRedisStore(t, miniClient(t), time.Hour), newRedisStore(t, miniClient(t), 2*time.Hour)
+	for _, c := range []struct{ old, new sessions.Store }{{short, long}, {long, short}, {sessiontest.NewMemoryStore(), short}} {
+		require.Equal(t, time.Hour, newReported(t, c.old, c.new, sessions.OldOnly).MaxTTL())
+	}
 }
 
 func TestReportForecast(t *testing.T) {
