@@ -19,6 +19,9 @@ import (
 // merely unknown, which ends the session just as well.
 const renewedTombstone = time.Minute
 
+// renewedKey tells the tombstone of a renewed session from that of a destroyed one.
+const renewedKey = "renewed"
+
 // touchShare is the part of the idle timeout that must have passed before it is worth a write to slide it.
 const touchShare = 8
 
@@ -323,6 +326,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	for attempt := 0; ; attempt++ {
 		stone := old.tombstone(now, now.Add(renewedTombstone))
 		stone.mark = c.name()
+		stone.set(renewedKey, "true")
 		_, err = c.m.store.Save(ctx, c.m.cookie.Name, stone, old.Version)
 		if err == nil {
 			c.rec = next
@@ -340,7 +344,10 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 			c.failed(ctx, EventRenew, old.ID, err)
 		}
 		if err != nil {
-			_ = c.m.store.Delete(ctx, c.m.cookie.Name, next) // nobody has its token
+			// Nobody has its token. The time for the commit may be what ran out.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = c.m.store.Delete(ctx, c.m.cookie.Name, next)
 			return "", err
 		}
 	}
@@ -424,11 +431,51 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 
 func (c *change) destroy(ctx context.Context, rec *Record) error {
 	start := time.Now()
-	if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
+	ended, err := c.end(ctx, rec)
+	if err != nil {
 		return c.failed(ctx, EventDestroy, rec.ID, err)
+	}
+	// Where the tombstone could not be written, as in a store that is full, the record can still be deleted.
+	if k, ok := c.m.store.(interface{ keepsTombstones() bool }); !ended || !ok || !k.keepsTombstones() {
+		if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil && !ended {
+			return c.failed(ctx, EventDestroy, rec.ID, err)
+		}
 	}
 	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
 	return nil
+}
+
+// end puts a tombstone in the place of a session, with a version check, and says whether that has ended it. If a parallel
+// request has renewed the session, it lives on under a token that this request does not know, and a logout that
+// reported success would be lost: the error is ErrGone. Once the tombstone is there no renewal can succeed.
+func (c *change) end(ctx context.Context, rec *Record) (ended bool, err error) {
+	for attempt := 0; ; attempt++ {
+		now := time.Now()
+		stone := rec.tombstone(now, now.Add(renewedTombstone))
+		stone.mark = c.name()
+		_, err := c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, ErrGone):
+			there, err := c.m.store.Load(ctx, c.m.cookie.Name, c.client.token)
+			if err != nil || !there.Revoked {
+				return false, nil
+			}
+			if _, renewed := there.raw(renewedKey); renewed {
+				return false, ErrGone
+			}
+			return true, nil
+		case !errors.Is(err, ErrConflict) || pause(ctx, attempt) != nil:
+			return false, nil
+		}
+		var found *ConflictError
+		if errors.As(err, &found) && found.Current != nil {
+			rec = found.Current
+		} else if rec, err = c.m.store.Load(ctx, c.m.cookie.Name, c.client.token); err != nil {
+			return false, nil
+		}
+	}
 }
 
 // name gives the mark of this commit, the same for each attempt and each store: so that what was written in part is not

@@ -36,6 +36,8 @@ import (
 const (
 	walkInstances = 3
 	walkBrowsers  = 4
+
+	walkShrinkTime = 20 * time.Second
 )
 
 // fault is how an instance's connection to Redis behaves.
@@ -137,12 +139,11 @@ func walkHandler(w http.ResponseWriter, r *http.Request) {
 // walkSession is what the model knows of one logged-in session.
 type walkSession struct {
 	user      int
-	low, high int  // the bounds of the count: acknowledged, and perhaps written
-	unsure    bool // a failed logout or renewal may have ended it
-	ended     bool
-	revoked   bool           // ended, with a tombstone that was acknowledged
+	low, high int            // the bounds of the count: acknowledged, and perhaps written
+	unsure    bool           // a failed logout or renewal may have ended it
 	seen      map[string]int // the count that each cookie of it carries, for those that are sealed
-	tokens    map[string]bool
+	behind    bool           // the new store may have missed a change, because it did not answer
+	ahead     bool           // the old store has missed a change, because NewOnly does not write it
 }
 
 type walkBrowser struct {
@@ -177,19 +178,30 @@ func (s walkStep) String() string {
 	return fmt.Sprintf("%s browser=%d instance=%d other=%d arg=%d", name, s.browser, s.instance, s.other, s.arg)
 }
 
-type walk struct {
+// walkConfig is one kind of walk.
+type walkConfig struct {
+	old             string // "cookie" or "redis"
+	lowest, highest sessions.Phase
 	check, fallback bool
-	instances       []*walkInstance
-	browsers        []*walkBrowser
-	users           int
-	direct          *redis.Client
-	story           []string
-	tell            bool
-	err             error
 }
 
-func newWalk(t testing.TB, server *redistest.Server, check, fallback bool) *walk {
-	w := &walk{check: check, fallback: fallback, direct: server.Client(t)}
+func (c walkConfig) String() string {
+	return fmt.Sprintf("%s,%v-%v,CheckRevoked=%v,FallbackOnError=%v", c.old, c.lowest, c.highest, c.check, c.fallback)
+}
+
+type walk struct {
+	walkConfig
+	instances []*walkInstance
+	browsers  []*walkBrowser
+	users     int
+	direct    *redis.Client
+	story     []string
+	tell      bool
+	err       error
+}
+
+func newWalk(t testing.TB, server *redistest.Server, cfg walkConfig) *walk {
+	w := &walk{walkConfig: cfg, direct: server.Client(t)}
 	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("walk"), 8))
 	require.NoError(t, err)
 	for range walkInstances {
@@ -197,11 +209,16 @@ func newWalk(t testing.TB, server *redistest.Server, check, fallback bool) *walk
 		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1})
 		t.Cleanup(func() { _ = rdb.Close() })
 		rdb.AddHook(i.hook)
-		old, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+		var old sessions.Store
+		if w.old == "cookie" {
+			old, err = sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+		} else {
+			old, err = sessions.NewRedisStore(w.direct, sessions.RedisStoreConfig{TTL: time.Hour, Prefix: "old:"})
+		}
 		require.NoError(t, err)
 		new, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: time.Hour})
 		require.NoError(t, err)
-		i.dual, err = sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: new, CheckRevoked: check, FallbackOnError: fallback, CompareFraction: 0.1})
+		i.dual, err = sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: new, Phase: w.lowest, CheckRevoked: w.check, FallbackOnError: w.fallback, CompareFraction: 0.1})
 		require.NoError(t, err)
 		m, err := sessions.New(sessions.Config{Store: i.dual, Logger: slog.New(slog.DiscardHandler)})
 		require.NoError(t, err)
@@ -219,7 +236,7 @@ func (w *walk) reset() {
 		w.browsers = append(w.browsers, &walkBrowser{})
 	}
 	for _, i := range w.instances {
-		i.dual.SetPhase(sessions.OldOnly)
+		i.dual.SetPhase(w.lowest)
 		i.hook.mode.Store(int32(healthy))
 	}
 }
@@ -275,7 +292,10 @@ func (w *walk) accept(b *walkBrowser, a walkAnswer) {
 }
 
 // carried is the count that a browser's cookie is known to carry: what a read of the cookie alone gives.
-func (b *walkBrowser) carried() int {
+func (w *walk) carried(b *walkBrowser) int {
+	if w.old == "redis" {
+		return b.session.low
+	}
 	if n, ok := b.session.seen[b.cookie]; ok {
 		return n
 	}
@@ -284,12 +304,46 @@ func (b *walkBrowser) carried() int {
 
 // visits says whether a browser can be sent to an instance: in OldOnly a cookie that is the token alone means nothing,
 // which the report says before that step back is taken.
+//
+// Between two servers each phase sees only what its read side has. A session that the new store has missed while it was
+// away is taken over when DualReadNew sees it, which the report waits for before NewOnly; one that NewOnly has changed
+// is newer in the new store, which DualReadOld asks, if it answers.
 func (w *walk) visits(b *walkBrowser, i *walkInstance) bool {
-	return !(i.dual.Phase() == sessions.OldOnly && isTokenOnly(b.cookie))
+	phase := i.dual.Phase()
+	if w.old == "cookie" {
+		return !(phase == sessions.OldOnly && isTokenOnly(b.cookie))
+	}
+	if b.session.behind && phase == sessions.NewOnly {
+		return false
+	}
+	return !(b.session.ahead && i.fault().fails() && phase != sessions.NewOnly)
 }
 
-// arbitrated says whether an answer of 200 from this instance was agreed with the new store.
+// wrote notes which of two servers may have missed a change, or has caught up.
+func (w *walk) wrote(b *walkBrowser, i *walkInstance, write bool) {
+	s, phase := b.session, i.dual.Phase()
+	switch {
+	case s == nil || w.old == "cookie":
+	case write && phase == sessions.NewOnly:
+		s.ahead = true
+	case write && i.fault().fails():
+		s.behind = true
+	case i.fault().fails():
+	case phase == sessions.DualReadNew, write && phase == sessions.DualReadOld:
+		s.behind = false
+		if write {
+			s.ahead = false
+		}
+	case write && phase == sessions.OldOnly:
+		s.behind = true
+	}
+}
+
+// arbitrated says whether an answer of 200 from this instance was agreed with a server.
 func (w *walk) arbitrated(i *walkInstance) bool {
+	if w.old == "redis" {
+		return true
+	}
 	switch i.dual.Phase() {
 	case sessions.OldOnly:
 		return false
@@ -321,7 +375,7 @@ func (w *walk) mayFail(b *walkBrowser, i *walkInstance, ending bool) bool {
 func (w *walk) promised(i *walkInstance) bool {
 	switch i.dual.Phase() {
 	case sessions.OldOnly:
-		return false
+		return w.old == "redis"
 	case sessions.DualReadOld:
 		return w.check || !i.fault().fails()
 	}
@@ -342,6 +396,7 @@ func (w *walk) login(b *walkBrowser, i *walkInstance) {
 	}
 	b.session = &walkSession{user: user, seen: map[string]int{}}
 	w.accept(b, a)
+	w.wrote(b, i, true)
 	if b.cookie == "" {
 		w.fail("login gave no cookie")
 	}
@@ -378,7 +433,7 @@ func (w *walk) judge(b *walkBrowser, i *walkInstance, a walkAnswer, what string)
 
 func (w *walk) bounds(i *walkInstance, b *walkBrowser, got, added int, what string) {
 	s := b.session
-	low := b.carried() // A cookie alone: after parallel requests the browser may hold the older of two.
+	low := w.carried(b) // A cookie alone: after parallel requests the browser may hold the older of two.
 	if w.arbitrated(i) && (i.dual.Phase() != sessions.DualReadOld || what == "count" || w.check) {
 		low = s.low
 	}
@@ -392,7 +447,13 @@ func (w *walk) step(st walkStep) {
 	w.say("%v  [%v, redis %v]", st, i.dual.Phase(), i.fault())
 	switch st.kind {
 	case stepPhase:
-		w.movePhase(i, st.arg)
+		moves := 1
+		if st.arg%7 == 0 { // a fleet that moves on while nobody visits
+			moves = 12
+		}
+		for n := range moves {
+			w.movePhase(w.instances[(st.instance+n)%walkInstances], st.arg)
+		}
 		return
 	case stepFault:
 		i.hook.mode.Store(int32(st.arg % int(faults)))
@@ -416,6 +477,7 @@ func (w *walk) step(st walkStep) {
 		if w.judge(b, i, a, "read") {
 			w.bounds(i, b, a.Count, 0, "read")
 			w.accept(b, a)
+			w.wrote(b, i, false)
 		}
 	case stepCount:
 		a := w.send(i, "/count", b.cookie)
@@ -424,8 +486,10 @@ func (w *walk) step(st walkStep) {
 			w.bounds(i, b, a.Count, 1, "count")
 			s.low, s.high = a.Count, a.Count
 			w.accept(b, a)
+			w.wrote(b, i, true)
 		} else if a.status == http.StatusServiceUnavailable {
 			s.high++
+			s.behind = true // the old store may have it
 		}
 	case stepRenew:
 		before := b.cookie
@@ -447,6 +511,7 @@ func (w *walk) step(st walkStep) {
 			}
 			s.seen = map[string]int{}
 			w.accept(b, a)
+			w.wrote(b, i, true)
 		} else if a.status == http.StatusServiceUnavailable {
 			s.unsure = true
 		}
@@ -466,8 +531,8 @@ func (w *walk) step(st walkStep) {
 			s.unsure = true
 		}
 	case stepBrief:
-		if i.fault() != healthy || i.dual.Phase() == sessions.OldOnly { // OldOnly cannot tell the new store
-			return
+		if p := i.dual.Phase(); i.fault() != healthy || p == sessions.OldOnly || p == sessions.NewOnly && w.old == "redis" {
+			return // a phase that writes one server cannot tell the other
 		}
 		a := w.send(i, "/brief", b.cookie)
 		if w.judge(b, i, a, "read") {
@@ -493,6 +558,16 @@ func (w *walk) step(st walkStep) {
 func (w *walk) parallel(b *walkBrowser, i, j *walkInstance, arg int) {
 	if !w.visits(b, j) {
 		return
+	}
+	if w.old == "redis" {
+		defer func() {
+			w.wrote(b, i, true)
+			w.wrote(b, j, true)
+			if b.session != nil && (i.dual.Phase() != j.dual.Phase() || i.fault().fails() || j.fault().fails()) {
+				// Which of the two was the last to write both is not known.
+				b.session.behind, b.session.ahead = true, i.dual.Phase() == sessions.NewOnly || j.dual.Phase() == sessions.NewOnly
+			}
+		}()
 	}
 	paths := [2]string{"/count", [...]string{"/count", "/count", "/", "/renew", "/logout"}[arg%5]}
 	s := b.session
@@ -521,7 +596,7 @@ func (w *walk) parallel(b *walkBrowser, i, j *walkInstance, arg int) {
 	// A cookie alone: of two parallel writers, one counts.
 	agreed := w.arbitrated(i) && w.arbitrated(j)
 	counted, low, high := 0, s.low, s.high
-	base := min(s.low, b.carried())
+	base := min(s.low, w.carried(b))
 	var least = -1
 	alive := true
 	for _, n := range order {
@@ -592,6 +667,9 @@ func (w *walk) parallel(b *walkBrowser, i, j *walkInstance, arg int) {
 		if counted > 0 && least >= 0 {
 			s.low = min(max(base, least), low)
 		}
+		if n, ok := s.seen[b.cookie]; ok && w.old == "cookie" {
+			s.low = min(s.low, n) // the other answer came last, and took the place of the cookie that counted
+		}
 	}
 	s.high = high
 	for c, n := range s.seen { // what an earlier cookie carries may be less than what is known now
@@ -622,7 +700,7 @@ func (w *walk) replayOld(b *walkBrowser, i *walkInstance, arg int) {
 	}
 	r := b.old[arg%len(b.old)]
 	phase := i.dual.Phase()
-	if phase == sessions.OldOnly || phase == sessions.DualReadOld && (!w.check || i.fault().fails()) || phase == sessions.DualReadNew && w.fallback && i.fault().fails() {
+	if phase == sessions.OldOnly && w.old == "cookie" || phase == sessions.DualReadOld && (!w.check || i.fault().fails()) || phase == sessions.DualReadNew && w.fallback && i.fault().fails() {
 		// The documented gap: what is served there is the cookie alone. Let the attacker write too: it must not help later.
 		a := w.send(i, "/count", r.cookie)
 		w.say("  attacker in the gap: %d", a.status)
@@ -647,7 +725,7 @@ func (w *walk) movePhase(i *walkInstance, arg int) {
 	if arg%5 < 2 {
 		next = i.dual.Phase() - 1
 	}
-	if next < sessions.OldOnly || next > sessions.NewOnly {
+	if next < w.lowest || next > w.highest {
 		return
 	}
 	for _, j := range w.instances {
@@ -726,7 +804,7 @@ func (w *walk) shrink(steps []walkStep) []walkStep {
 		}
 		return false
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(walkShrinkTime)
 	for chunk := len(steps) / 2; chunk >= 1 && time.Now().Before(deadline); {
 		removed := false
 		for at := 0; at+chunk <= len(steps) && time.Now().Before(deadline); {
@@ -765,14 +843,21 @@ func TestP15_RandomWalk(t *testing.T) {
 	}
 	server := redistest.Start(t)
 	const length = 2500 // steps of one walk
-	for n, c := range [...]struct{ check, fallback bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
-		t.Run(fmt.Sprintf("CheckRevoked=%v,FallbackOnError=%v", c.check, c.fallback), func(t *testing.T) {
-			w := newWalk(t, server, c.check, c.fallback)
+	configs := []walkConfig{
+		{"cookie", sessions.OldOnly, sessions.NewOnly, false, false},
+		{"cookie", sessions.OldOnly, sessions.NewOnly, true, false},
+		{"cookie", sessions.OldOnly, sessions.NewOnly, false, true},
+		{"cookie", sessions.OldOnly, sessions.NewOnly, true, true},
+	}
+	share := total / len(configs)
+	for n, c := range configs {
+		t.Run(c.String(), func(t *testing.T) {
+			w := newWalk(t, server, c)
 			start := time.Now()
-			for done := 0; done < total/4; done += length {
+			for done := 0; done < share; done += length {
 				walkSeed := seed + uint64(done) + uint64(n)<<40
 				rnd := rand.New(rand.NewPCG(walkSeed, 0))
-				steps := make([]walkStep, min(length, total/4-done))
+				steps := make([]walkStep, min(length, share-done))
 				for k := range steps {
 					steps[k] = randomStep(rnd)
 				}
@@ -788,10 +873,10 @@ func TestP15_RandomWalk(t *testing.T) {
 					t.Fatalf("seed %d, step %d: %v\nshrunk to %d steps (%v):\n%s", seed, done+at, first, len(short), w.err, strings.Join(w.story, "\n"))
 				}
 				if done/length%100 == 99 {
-					t.Logf("%d of %d steps, %v", done+length, total/4, time.Since(start).Round(time.Second))
+					t.Logf("%d of %d steps, %v", done+length, share, time.Since(start).Round(time.Second))
 				}
 			}
-			t.Logf("seed %d: %d steps in %v", seed, total/4, time.Since(start).Round(time.Millisecond))
+			t.Logf("seed %d: %d steps in %v", seed, share, time.Since(start).Round(time.Millisecond))
 		})
 	}
 }

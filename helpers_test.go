@@ -291,13 +291,18 @@ func newSite(t *testing.T, store sessions.Store, edits ...func(*sessions.Config)
 		edit(&cfg)
 	}
 	var err error
+	suiteLeaks.config(&cfg)
 	s.mgr, err = sessions.New(cfg)
 	require.NoError(t, err)
-	s.handler = s.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	name := cfg.Cookie.Name
+	if name == "" {
+		name = "session"
+	}
+	s.handler = suiteLeaks.handler(t.Name(), name, s.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if step, ok := s.steps.LoadAndDelete(r.Header.Get("Step")); ok {
 			step.(http.HandlerFunc)(w, r)
 		}
-	}))
+	})))
 	return s
 }
 

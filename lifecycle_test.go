@@ -615,17 +615,17 @@ func TestP14_EveryOperationThatFails(t *testing.T) {
 		b.set("user", 42)
 		token := b.cookie()
 		for _, c := range []struct {
-			op  string
+			op  []string
 			use func(sessions.Session)
 		}{
-			{"load", noop},
-			{"save", func(s sessions.Session) { _ = s.Set("user", 43) }},
-			{"save", func(s sessions.Session) { s.Renew() }},
-			{"delete", func(s sessions.Session) { s.Destroy() }},
-			{"delete", func(s sessions.Session) { s.Destroy(); _ = s.Set("user", 1) }},
+			{[]string{"load"}, noop},
+			{[]string{"save"}, func(s sessions.Session) { _ = s.Set("user", 43) }},
+			{[]string{"save"}, func(s sessions.Session) { s.Renew() }},
+			{[]string{"save", "delete"}, func(s sessions.Session) { s.Destroy() }},
+			{[]string{"save", "delete"}, func(s sessions.Session) { s.Destroy(); _ = s.Set("user", 1) }},
 		} {
 			site.events.reset()
-			spy.fail(c.op)
+			spy.fail(c.op...)
 			r := b.try(c.use)
 			spy.fail()
 			require.Equal(t, http.StatusServiceUnavailable, r.status, c.op)

@@ -9,9 +9,13 @@ import (
 	"time"
 )
 
-// TestMain fails the run if goroutines of this module outlive the tests.
+// TestMain fails the run if goroutines of this module outlive the tests, or if a token was in anything that they logged.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if err := checkCapturedLogs(); err != nil { // P11, over the whole suite
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
 	if left := leaked(5 * time.Second); len(left) > 0 && code == 0 {
 		fmt.Fprintf(os.Stderr, "%d goroutines are left after the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
 		code = 1

@@ -300,7 +300,7 @@ func TestP11_RedisHoldsNoToken(t *testing.T) {
 		}
 		require.NoError(t, json.Unmarshal([]byte(text), &stored))
 		require.Equal(t, strings.TrimPrefix(key, "session:"), stored.ID)
-		if len(stored.S) > 0 {
+		if _, tombstone := stored.S["renewed"]; !tombstone {
 			require.JSONEq(t, `{"name":"Ada"}`, string(stored.S["user"]))
 		}
 	}
@@ -436,7 +436,7 @@ func TestP03_RedisCommands(t *testing.T) {
 		{"slide", func() { age(t, admin, token); commandStats(t, admin); app.must(token, read) }, map[string]int{"get": 2, "evalsha": 1, "set": 1}},
 		{"not again", func() { app.must(token, read) }, map[string]int{"get": 1}},
 		{"renew", func() { token = app.must(token, sessions.Session.Renew) }, map[string]int{"get": 2, "evalsha": 1, "set": 2}},
-		{"destroy", func() { app.must(token, sessions.Session.Destroy) }, map[string]int{"get": 1, "del": 1}},
+		{"destroy", func() { app.must(token, sessions.Session.Destroy) }, map[string]int{"get": 2, "evalsha": 1, "set": 1, "del": 1}},
 	} {
 		c.do()
 		require.Equal(t, c.want, commandStats(t, admin), c.name) // a script runs one get and one set inside
@@ -613,7 +613,13 @@ func TestRedisMemory(t *testing.T) {
 	}
 	all.Wait()
 	require.EqualValues(t, n+1, rdb.DBSize(ctx).Val())
-	each := float64(used()-before) / n
+	// The server moves its hash tables to their new size bit by bit; until it is done it holds both.
+	var each float64
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if each = float64(used()-before) / n; each <= 330 {
+			break
+		}
+	}
 	t.Logf("%.0f bytes a session; a value of %d bytes; key of %d bytes", each, length, len(redisKey(token)))
 	require.LessOrEqual(t, each, 330.0)
 }

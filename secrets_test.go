@@ -124,7 +124,6 @@ func (l *leakWatch) config(cfg *sessions.Config) {
 	observe := cfg.Observe
 	cfg.Observe = func(ctx context.Context, e sessions.Event) {
 		l.logged(e)
-		l.logged(ctx)
 		if e.Err != nil {
 			l.logged(e.Err)
 		}
