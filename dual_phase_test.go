@@ -110,9 +110,6 @@ func (p *pair) asked() string {
 	return strings.Join(all, ", ")
 }
 
-// loseNew takes everything away that the new store has.
-func (p *pair) loseNew() { p.new.Store = sessiontest.NewMemoryStore() }
-
 func (p *pair) failOld(ops ...string) { p.oldSpy.fail(ops...) }
 func (p *pair) failNew(ops ...string) { p.new.fail(ops...) }
 

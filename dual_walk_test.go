@@ -848,6 +848,10 @@ func TestP15_RandomWalk(t *testing.T) {
 		{"cookie", sessions.OldOnly, sessions.NewOnly, true, false},
 		{"cookie", sessions.OldOnly, sessions.NewOnly, false, true},
 		{"cookie", sessions.OldOnly, sessions.NewOnly, true, true},
+		// Between two servers the dual store always checks.
+		{"redis", sessions.OldOnly, sessions.DualReadNew, true, true},
+		{"redis", sessions.OldOnly, sessions.DualReadNew, true, false},
+		{"redis", sessions.DualReadOld, sessions.NewOnly, true, false},
 	}
 	share := total / len(configs)
 	for n, c := range configs {

@@ -149,6 +149,8 @@ func eachRealStore(t *testing.T, test func(t *testing.T, sc storeCase, store ses
 // bigPage does not fit the buffers of net/http: it is on its way while the handler still runs.
 var bigPage = bytes.Repeat([]byte("0123456789abcdef"), 1<<14)
 
+var bigText = string(bigPage)
+
 func bigFile(t *testing.T) string {
 	name := filepath.Join(t.TempDir(), "page.txt")
 	require.NoError(t, os.WriteFile(name, bigPage, 0o600))
@@ -167,7 +169,7 @@ func ways(t *testing.T) []way {
 	file := bigFile(t)
 	return []way{
 		{"Write", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bigPage) }},
-		{"WriteString", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, string(bigPage)) }},
+		{"WriteString", 200, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, bigText) }},
 		{"Fprint", 200, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "page") }},
 		{"WriteHeader", 201, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) }},
 		{"WriteHeader 204", 204, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }},
@@ -209,8 +211,8 @@ func ways(t *testing.T) []way {
 			http.ServeContent(w, r, "page.txt", time.Time{}, bytes.NewReader(bigPage))
 		}},
 		{"ServeFile", 200, func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, file) }},
-		{"Redirect", 303, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/next", 303) }},
-		{"Error", 418, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "page", 418) }},
+		{"Redirect", http.StatusSeeOther, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/next", http.StatusSeeOther) }},
+		{"Error", http.StatusTeapot, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "page", http.StatusTeapot) }},
 		{"NotFound", 404, http.NotFound},
 		{"103, then 200", 200, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Link", "</style.css>; rel=preload")

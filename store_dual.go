@@ -344,7 +344,9 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 	}
 	rec.dual = s
 	missing := c.new == nil && c.newSeen && phase >= DualReadNew
-	behind := c.new != nil && rec == c.old && phase == NewOnly && c.new.Version < rec.Version // the cookie is about to lose its copy
+	// A newer old copy goes to the new store before it is out of sight: in NewOnly the cookie is about to lose it, and a
+	// server is not asked any more in the phase after DualReadNew.
+	behind := c.new != nil && rec == c.old && c.new.Version < rec.Version && (phase == NewOnly || phase == DualReadNew && !d.oldIsClient)
 	if missing || behind {
 		if err := d.adopt(ctx, name, rec); err != nil {
 			return nil, err
@@ -387,7 +389,7 @@ func isToken(presented string) bool {
 // quicker: then theirs counts if it is newer.
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 	for ctx.Err() == nil {
-		_, err := d.new.Save(ctx, name, rec.clone(), rec.dual.newVer)
+		_, err := d.new.Save(ctx, name, d.copyOf(rec), rec.dual.newVer)
 		switch {
 		case err == nil:
 			rec.dual.newVer, rec.dual.adopted = rec.Version, true
@@ -396,7 +398,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 			rec.dual.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
 			continue
 		case errors.Is(err, ErrGone):
-			return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+			*rec = *rec.tombstone(time.Now(), rec.Deadline) // which has come meanwhile
+			return nil
 		case !errors.Is(err, ErrConflict):
 			if d.fallback && d.Phase() == DualReadNew {
 				d.figures.Load().newPassedOver.Add(1)
@@ -412,7 +415,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 		case err != nil:
 			return err
 		case current.Revoked:
-			return &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+			*rec = *rec.tombstone(time.Now(), rec.Deadline) // which has come meanwhile
+			return nil
 		case current.Version >= rec.Version:
 			state := rec.dual
 			state.newVer = current.Version
@@ -512,7 +516,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	if rec.dual.oldSeen {
 		s.ver = rec.dual.oldVer
 	}
-	if marksCount(rec.dual.newVer, time.Now()) {
+	if marksCount(rec.dual.newVer, time.Now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
 		s.other = rec.dual.newMarks
 	}
 	err = d.forward(ctx, name, s, rec, base)
@@ -621,12 +625,17 @@ func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Recor
 	}
 }
 
+// copyOf gives a copy for the other store: no write of its own, so that it has no mark that the first one lacks.
+func (d *DualStore) copyOf(rec *Record) *Record {
+	c := rec.clone()
+	c.marks, c.mark, c.lineal = rec.lineage(), "", !d.oldIsClient
+	return c
+}
+
 // putBefore writes the record that a tombstone is about to replace, if there is none, and returns the version that is
 // there. A tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write.
 func (d *DualStore) putBefore(ctx context.Context, name string, s Store, rec *Record) (int64, error) {
-	rec = rec.clone()
-	rec.mark = ""
-	_, err := s.Save(ctx, name, rec, 0)
+	_, err := s.Save(ctx, name, d.copyOf(rec), 0)
 	if errors.Is(err, ErrConflict) {
 		return rec.Version, nil // the version check will tell
 	}

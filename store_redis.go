@@ -126,7 +126,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		return "", ErrGone
 	}
 	mark := rec.mark
-	if mark == "" { // not from a Manager
+	if mark == "" && !rec.lineal { // not from a Manager
 		mark = newMark()
 		rec = rec.clone()
 		rec.mark = mark
@@ -181,7 +181,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (stri
 		return "", &redisError{"save", err}
 	}
 	current, _ := s.parse(rec.ID, text)
-	if current != nil && hasMark(current.marks, mark) {
+	if current != nil && mark != "" && hasMark(current.marks, mark) {
 		return rec.Token, nil
 	}
 	return "", s.conflict(rec, text)

@@ -271,11 +271,10 @@ func (t *teller) figures(phases, keys, what string) string {
 
 // line ends a step: it also counts the keys.
 func (t *teller) line(phases, what string) error {
-	line := t.figures(phases, "", what) // before the keys are walked
 	if err := t.countKeys(); err != nil {
 		return err
 	}
-	line = t.figures(phases, fmt.Sprint(t.result.keys), what)
+	line := t.figures(phases, fmt.Sprint(t.result.keys), what)
 	if t.live {
 		line = clearLine + line
 	}

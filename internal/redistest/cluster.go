@@ -41,7 +41,7 @@ func StartCluster(tb testing.TB, n int) []*Server {
 	defer tick.Stop()
 	for _, c := range clients {
 		for {
-			nodes, _ := c.ClusterSlots(ctx).Result()
+			nodes, _ := c.ClusterShards(ctx).Result()
 			v, err := c.ClusterInfo(ctx).Result()
 			if err == nil && len(nodes) == n && strings.Contains(v, "cluster_state:ok") {
 				break
