@@ -14,7 +14,7 @@ import (
 	"handover.example/sessions/internal/scheme"
 )
 
-// renewedTombstone is how long the tombstone of a renewed session stays in a plain server-side store: long enough for
+// renewedTombstone is how long the tombstone of an ended session stays in a plain server-side store: long enough for
 // requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
 // merely unknown, which ends the session just as well.
 const renewedTombstone = time.Minute

@@ -57,7 +57,8 @@ type Session interface {
 	// OWASP Session Management Cheat Sheet). The values stay.
 	Renew()
 	// Destroy ends the session: its values are gone, it is removed from the store, and the client is told to forget the
-	// cookie. What is set afterwards belongs to a new session.
+	// cookie. What is set afterwards belongs to a new session. If a parallel request has renewed the session, it lives on
+	// under its new token: the commit fails with [ErrGone], so that the logout is not taken for done.
 	Destroy()
 }
 
