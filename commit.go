@@ -437,8 +437,11 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	}
 	// Where the tombstone could not be written, as in a store that is full, the record can still be deleted.
 	if k, ok := c.m.store.(interface{ keepsTombstones() bool }); !ended || !ok || !k.keepsTombstones() {
-		if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil && !ended {
-			return c.failed(ctx, EventDestroy, rec.ID, err)
+		if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
+			c.failed(ctx, EventDestroy, rec.ID, err)
+			if !ended {
+				return err
+			}
 		}
 	}
 	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
