@@ -851,7 +851,6 @@ func TestP15_RandomWalk(t *testing.T) {
 		// Between two servers the dual store always checks.
 		{"redis", sessions.OldOnly, sessions.DualReadNew, true, true},
 		{"redis", sessions.OldOnly, sessions.DualReadNew, true, false},
-		{"redis", sessions.DualReadOld, sessions.NewOnly, true, false},
 	}
 	share := total / len(configs)
 	for n, c := range configs {

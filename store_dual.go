@@ -344,9 +344,9 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 	}
 	rec.dual = s
 	missing := c.new == nil && c.newSeen && phase >= DualReadNew
-	// A newer old copy goes to the new store before it is out of sight: in NewOnly the cookie is about to lose it, and a
-	// server is not asked any more in the phase after DualReadNew.
-	behind := c.new != nil && rec == c.old && c.new.Version < rec.Version && (phase == NewOnly || phase == DualReadNew && !d.oldIsClient)
+	// In NewOnly a cookie is about to lose its newer copy. Between two servers a newer old copy may be half of a parallel
+	// request's two writes: there only the next change repairs the new store.
+	behind := c.new != nil && rec == c.old && c.new.Version < rec.Version && phase == NewOnly
 	if missing || behind {
 		if err := d.adopt(ctx, name, rec); err != nil {
 			return nil, err
