@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,8 +28,8 @@ import (
 )
 
 // The random walk drives a fleet of instances, each in a phase of its own beside its neighbour's, with browsers that
-// log in, read, count, renew, log out, send requests in parallel and replay old cookies, while Redis refuses, loses
-// replies and repeats commands. A model says after each step what may be seen. What it allows beyond "nothing is lost"
+// log in, read, count, renew, log out, send requests in parallel and replay old cookies, while Redis is slow, refuses,
+// loses replies, repeats commands, runs them long after it was given up, and is killed and started again. A model says after each step what may be seen. What it allows beyond "nothing is lost"
 // is what the documentation says that a sealed cookie cannot do: see the comments that begin with "A cookie alone".
 //
 // HANDOVER_WALK_STEPS and HANDOVER_WALK_SEED set the number of steps and the seed.
@@ -48,17 +49,26 @@ const (
 	refusing
 	losing    // runs the command, and then reports an error
 	repeating // runs the command twice, as a client does that lost the first reply
+	slow      // answers late, but in time
+	late      // answers too late: the client has given up, and the command runs some steps after that
 	faults
 )
 
-func (f fault) String() string { return [...]string{"healthy", "refusing", "losing", "repeating"}[f] }
+func (f fault) String() string {
+	return [...]string{"healthy", "refusing", "losing", "repeating", "slow", "late"}[f]
+}
 
 // fails says whether commands can fail at all.
-func (f fault) fails() bool { return f == refusing || f == losing }
+func (f fault) fails() bool { return f == refusing || f == losing || f == late }
 
 var errInjected = errors.New("injected: the server did not answer")
 
-type faultHook struct{ mode atomic.Int32 }
+type faultHook struct {
+	mode atomic.Int32
+
+	mu   sync.Mutex
+	held [][]any // commands that will run late
+}
 
 func (h *faultHook) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (h *faultHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
@@ -77,18 +87,43 @@ func (h *faultHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			return errInjected
 		case repeating:
 			_ = next(ctx, cmd)
+		case slow:
+			time.Sleep(rand.N(200 * time.Microsecond))
+			defer func() { time.Sleep(rand.N(200 * time.Microsecond)) }()
+		case late:
+			h.mu.Lock()
+			h.held = append(h.held, cmd.Args())
+			h.mu.Unlock()
+			cmd.SetErr(errInjected)
+			return errInjected
 		}
 		return next(ctx, cmd)
 	}
+}
+
+// takeHeld gives the commands that are still to run, and forgets them.
+func (h *faultHook) takeHeld() [][]any {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held := h.held
+	h.held = nil
+	return held
 }
 
 type walkInstance struct {
 	dual    *sessions.DualStore
 	hook    *faultHook
 	handler http.Handler
+	rdb     *redis.Client
+	down    *bool // the server that all instances share
 }
 
-func (i *walkInstance) fault() fault { return fault(i.hook.mode.Load()) }
+func (i *walkInstance) fault() fault {
+	if *i.down {
+		return refusing
+	}
+	return fault(i.hook.mode.Load())
+}
 
 // walkAnswer is what the handler of the walk says about the session.
 type walkAnswer struct {
@@ -170,11 +205,11 @@ const (
 	stepPhase
 	stepFault
 	stepBrief
-	stepKinds
+	stepCrash
 )
 
 func (s walkStep) String() string {
-	name := [...]string{"read", "count", "renew", "logout", "replay", "parallel", "phase", "fault", "brief"}[s.kind]
+	name := [...]string{"read", "count", "renew", "logout", "replay", "parallel", "phase", "fault", "brief", "crash"}[s.kind]
 	return fmt.Sprintf("%s browser=%d instance=%d other=%d arg=%d", name, s.browser, s.instance, s.other, s.arg)
 }
 
@@ -194,26 +229,29 @@ type walk struct {
 	instances []*walkInstance
 	browsers  []*walkBrowser
 	users     int
-	direct    *redis.Client
+	server    *redistest.Server
+	servers   []*redis.Client // the server that fails, and the old one
+	down      bool
+	upAfter   int // steps
 	story     []string
 	tell      bool
 	err       error
 }
 
-func newWalk(t testing.TB, server *redistest.Server, cfg walkConfig) *walk {
-	w := &walk{walkConfig: cfg, direct: server.Client(t)}
+func newWalk(t testing.TB, server, oldServer *redistest.Server, cfg walkConfig) *walk {
+	w := &walk{walkConfig: cfg, server: server, servers: []*redis.Client{server.Client(t), oldServer.Client(t)}}
 	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("walk"), 8))
 	require.NoError(t, err)
 	for range walkInstances {
-		i := &walkInstance{hook: &faultHook{}}
-		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1})
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1})
 		t.Cleanup(func() { _ = rdb.Close() })
+		i := &walkInstance{hook: &faultHook{}, rdb: rdb, down: &w.down}
 		rdb.AddHook(i.hook)
 		var old sessions.Store
 		if w.old == "cookie" {
 			old, err = sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 		} else {
-			old, err = sessions.NewRedisStore(w.direct, sessions.RedisStoreConfig{TTL: time.Hour, Prefix: "old:"})
+			old, err = sessions.NewRedisStore(w.servers[1], sessions.RedisStoreConfig{TTL: time.Hour, Prefix: "old:"})
 		}
 		require.NoError(t, err)
 		new, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: time.Hour})
@@ -230,7 +268,10 @@ func newWalk(t testing.TB, server *redistest.Server, cfg walkConfig) *walk {
 }
 
 func (w *walk) reset() {
-	w.direct.FlushDB(context.Background())
+	w.restart()
+	for _, rdb := range w.servers {
+		rdb.FlushDB(context.Background())
+	}
 	w.browsers, w.users, w.story, w.err = nil, 0, nil, nil
 	for range walkBrowsers {
 		w.browsers = append(w.browsers, &walkBrowser{})
@@ -238,6 +279,40 @@ func (w *walk) reset() {
 	for _, i := range w.instances {
 		i.dual.SetPhase(w.lowest)
 		i.hook.mode.Store(int32(healthy))
+		i.hook.takeHeld()
+	}
+}
+
+// crash kills the server, for some steps. What it has acknowledged is in its log.
+func (w *walk) crash(steps int) {
+	w.server.Stop()
+	w.down, w.upAfter = true, steps
+}
+
+func (w *walk) restart() {
+	if !w.down {
+		return
+	}
+	w.server.Restart()
+	w.down = false
+	for _, i := range w.instances { // a connection that died with the server is noticed when it is used
+		mode := i.hook.mode.Swap(int32(healthy))
+		for i.rdb.Ping(context.Background()).Err() != nil {
+			runtime.Gosched()
+		}
+		i.hook.mode.Store(mode)
+	}
+	for w.servers[0].Ping(context.Background()).Err() != nil {
+		runtime.Gosched()
+	}
+}
+
+// deliver runs the commands that were given up. Nobody looks at their replies.
+func (w *walk) deliver() {
+	for _, i := range w.instances {
+		for _, args := range i.hook.takeHeld() {
+			w.servers[0].Do(context.Background(), args...)
+		}
 	}
 }
 
@@ -306,8 +381,8 @@ func (w *walk) carried(b *walkBrowser) int {
 // which the report says before that step back is taken.
 //
 // Between two servers each phase sees only what its read side has. A session that the new store has missed while it was
-// away is taken over when DualReadNew sees it, which the report waits for before NewOnly; one that NewOnly has changed
-// is newer in the new store, which DualReadOld asks, if it answers.
+// away is repaired there at its next change, which the report waits for before NewOnly; one that NewOnly has changed is
+// newer in the new store, which DualReadOld asks, if it answers.
 func (w *walk) visits(b *walkBrowser, i *walkInstance) bool {
 	phase := i.dual.Phase()
 	if w.old == "cookie" {
@@ -329,11 +404,8 @@ func (w *walk) wrote(b *walkBrowser, i *walkInstance, write bool) {
 	case write && i.fault().fails():
 		s.behind = true
 	case i.fault().fails():
-	case phase == sessions.DualReadNew, write && phase == sessions.DualReadOld:
-		s.behind = false
-		if write {
-			s.ahead = false
-		}
+	case write && (phase == sessions.DualReadOld || phase == sessions.DualReadNew):
+		s.behind, s.ahead = false, false
 	case write && phase == sessions.OldOnly:
 		s.behind = true
 	}
@@ -457,6 +529,11 @@ func (w *walk) step(st walkStep) {
 		return
 	case stepFault:
 		i.hook.mode.Store(int32(st.arg % int(faults)))
+		return
+	case stepCrash:
+		if !w.down {
+			w.crashDuring(b, i, w.instances[st.other], st.arg)
+		}
 		return
 	case stepReplay:
 		w.replayOld(b, i, st.arg)
@@ -678,6 +755,22 @@ func (w *walk) parallel(b *walkBrowser, i, j *walkInstance, arg int) {
 	}
 }
 
+// crashDuring kills the server while two requests are on their way.
+func (w *walk) crashDuring(b *walkBrowser, i, j *walkInstance, arg int) {
+	// From here on the model takes the server for one that may not answer.
+	var killed sync.WaitGroup
+	w.down = true
+	killed.Go(func() {
+		time.Sleep(rand.N(time.Millisecond))
+		w.server.Stop()
+	})
+	if b.session != nil && w.visits(b, i) {
+		w.parallel(b, i, j, arg)
+	}
+	killed.Wait()
+	w.crash(1 + arg%4)
+}
+
 // judgeParallel is judge for one of two requests at once: the other one may have ended the session, or have given the
 // browser another cookie.
 func (w *walk) judgeParallel(b *walkBrowser, i *walkInstance, a walkAnswer, what, sent string) bool {
@@ -739,14 +832,17 @@ func (w *walk) movePhase(i *walkInstance, arg int) {
 
 // keysWithoutTTL asks the server for their exact number.
 func (w *walk) keysWithoutTTL() int {
-	info := w.direct.Info(context.Background(), "keyspace").Val()
-	var keys, expires int
-	for line := range strings.Lines(info) {
-		if _, err := fmt.Sscanf(line, "db0:keys=%d,expires=%d", &keys, &expires); err == nil {
-			return keys - expires
+	without := 0
+	for _, rdb := range w.servers {
+		info := rdb.Info(context.Background(), "keyspace").Val()
+		var keys, expires int
+		for line := range strings.Lines(info) {
+			if _, err := fmt.Sscanf(line, "db0:keys=%d,expires=%d", &keys, &expires); err == nil {
+				without += keys - expires
+			}
 		}
 	}
-	return 0
+	return without
 }
 
 func randomStep(rnd *rand.Rand) walkStep {
@@ -766,13 +862,15 @@ func randomStep(rnd *rand.Rand) walkStep {
 		st.kind = stepParallel
 	case n < 940:
 		st.kind = stepPhase
-	case n < 999:
+	case n < 998:
 		st.kind = stepFault
 		if rnd.IntN(2) == 0 {
 			st.arg = 0
 		}
-	default:
+	case n < 999:
 		st.kind = stepBrief
+	default: // a server takes a while to come back
+		st.kind = [...]int{stepRead, stepCrash}[rnd.IntN(2)]
 	}
 	return st
 }
@@ -781,6 +879,13 @@ func randomStep(rnd *rand.Rand) walkStep {
 func (w *walk) run(steps []walkStep) int {
 	w.reset()
 	for n, st := range steps {
+		if w.down {
+			if w.upAfter--; w.upAfter < 0 {
+				w.restart()
+			}
+		} else if st.arg%4 == 0 {
+			w.deliver()
+		}
 		w.step(st)
 		if w.err == nil && n%64 == 0 {
 			if k := w.keysWithoutTTL(); k != 0 {
@@ -841,7 +946,9 @@ func TestP15_RandomWalk(t *testing.T) {
 		seed, err = strconv.ParseUint(s, 10, 64)
 		require.NoError(t, err)
 	}
-	server := redistest.Start(t)
+	// What was acknowledged is handed to the system before the reply, so that a killed process loses nothing.
+	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-min-size", "4mb")
+	oldServer := redistest.Start(t)
 	const length = 2500 // steps of one walk
 	configs := []walkConfig{
 		{"cookie", sessions.OldOnly, sessions.NewOnly, false, false},
@@ -851,11 +958,12 @@ func TestP15_RandomWalk(t *testing.T) {
 		// Between two servers the dual store always checks.
 		{"redis", sessions.OldOnly, sessions.DualReadNew, true, true},
 		{"redis", sessions.OldOnly, sessions.DualReadNew, true, false},
+		{"redis", sessions.DualReadOld, sessions.NewOnly, true, false},
 	}
 	share := total / len(configs)
 	for n, c := range configs {
 		t.Run(c.String(), func(t *testing.T) {
-			w := newWalk(t, server, c)
+			w := newWalk(t, server, oldServer, c)
 			start := time.Now()
 			for done := 0; done < share; done += length {
 				walkSeed := seed + uint64(done) + uint64(n)<<40

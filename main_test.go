@@ -1,16 +1,25 @@
 package sessions_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
+
+// quiet drops what go-redis logs about servers that tests take away on purpose.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // TestMain fails the run if goroutines of this module outlive the tests, or if a token was in anything that they logged.
 func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
 	code := m.Run()
 	if err := checkCapturedLogs(); err != nil { // P11, over the whole suite
 		fmt.Fprintln(os.Stderr, err)

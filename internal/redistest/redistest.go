@@ -19,6 +19,7 @@ type Server struct {
 	Addr string
 
 	tb   testing.TB
+	dir  string
 	args []string
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
@@ -39,7 +40,7 @@ func Start(tb testing.TB, args ...string) *Server {
 	}
 	var err error
 	for range 5 { // another process may take the free port first
-		s := &Server{Addr: freeAddr(tb), tb: tb, args: args}
+		s := &Server{Addr: freeAddr(tb), tb: tb, dir: tb.TempDir(), args: args}
 		if err = s.start(); err == nil {
 			tb.Cleanup(s.Stop)
 			return s
@@ -61,7 +62,7 @@ func freeAddr(tb testing.TB) string {
 
 func (s *Server) start() error {
 	_, port, _ := net.SplitHostPort(s.Addr)
-	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.tb.TempDir(), "--daemonize", "no"}, s.args...)
+	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir, "--daemonize", "no"}, s.args...)
 	s.log = &bytes.Buffer{}
 	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
@@ -106,7 +107,7 @@ func (s *Server) Stop() {
 	s.cmd = nil
 }
 
-// Restart starts the server again on the same address, empty.
+// Restart starts the server again on the same address: empty, unless its arguments make it keep what it has.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	s.Stop()
