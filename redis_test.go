@@ -532,7 +532,7 @@ func TestP14_RedisAway(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, status)
 }
 
-// At maxmemory with noeviction reads and logouts go on; what needs memory fails, and fails whole.
+// At maxmemory with noeviction reads, touches and logouts go on; what needs memory fails, and fails whole.
 func TestRedisFull(t *testing.T) {
 	ctx := context.Background()
 	rdb := redistest.Start(t, "--maxmemory", "4mb", "--maxmemory-policy", "noeviction").Client(t)
@@ -551,9 +551,11 @@ func TestRedisFull(t *testing.T) {
 	n, ok := app.hits(token)
 	require.True(t, ok)
 	require.Equal(t, 1, n)
-	_, ok = app.hits(other) // its touch fails, and the request does not
+	before := rdb.PTTL(ctx, redisKey(other)).Val()
+	_, ok = app.hits(other)
 	require.True(t, ok)
-	require.Equal(t, 1, app.count(sessions.EventTouch, sessions.OutcomeError))
+	require.Equal(t, 1, app.count(sessions.EventTouch, sessions.OutcomeTouched), "idle timeouts slide")
+	require.Greater(t, rdb.PTTL(ctx, redisKey(other)).Val(), before)
 
 	fresh, status := app.do("", addHit)
 	require.Equal(t, http.StatusServiceUnavailable, status)

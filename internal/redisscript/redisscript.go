@@ -23,6 +23,11 @@ const (
 	Newer   = 2 // another version is there; nothing was written
 )
 
+// whenFull comes before a SET that has failed and is tried again. A server at its maxmemory refuses SET, also of
+// something smaller than what is there; but only as the first write of a script, which it cannot stop half-way. PEXPIRE
+// is a write that needs no memory, and takes nothing away if the SET fails again.
+const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[3])`
+
 // Save replaces a record by its next version.
 //
 //	KEYS[1]  the session
@@ -36,7 +41,7 @@ const (
 // the second run finds its mark, also if others have written since, and answers Done. The marks that are there are kept
 // in any case, also if the writer made its record from another copy that did not have them. A tombstone is never
 // replaced: it may have the version of the record that it took the place of, if both were written in the same
-// millisecond.
+// millisecond. A tombstone is also written to a server that is full: see whenFull.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
@@ -62,6 +67,10 @@ if ARGV[5] == '1' and string.sub(given, 1, #there) ~= there then
   local joined = string.sub(table.concat(all) .. given, -768)
   record = string.sub(record, 1, 73) .. joined .. string.sub(record, 74 + #given)
 end
+local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[3])
+if not done.err then return 1 end
+if string.sub(record, 73, 73) ~= '3' then return done end
+` + whenFull + `
 redis.call('SET', KEYS[1], record, 'PX', ARGV[3])
 return 1
 `)
@@ -74,12 +83,16 @@ return 1
 //	ARGV[2]  the idle timeout and the new expiry, as in the header
 //	ARGV[3]  the lifetime in milliseconds
 //
-// It answers Done, Missing or Newer.
+// It answers Done, Missing or Newer. The record keeps its length, and is written to a server that is full, too.
 var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current or string.sub(current, 73, 73) == '3' then return 0 end
 if string.sub(current, 38, 44) ~= ARGV[1] then return 2 end
-redis.call('SET', KEYS[1], string.sub(current, 1, 51) .. ARGV[2] .. string.sub(current, 66), 'PX', ARGV[3])
+local record = string.sub(current, 1, 51) .. ARGV[2] .. string.sub(current, 66)
+local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[3])
+if not done.err then return 1 end
+` + whenFull + `
+redis.call('SET', KEYS[1], record, 'PX', ARGV[3])
 return 1
 `)
 
