@@ -1,0 +1,92 @@
+// Command nethttp has sessions with net/http alone: a counter, log in, log out and a flash message.
+//
+//	go run ./nethttp
+package main
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"handover.example/sessions"
+	"handover.example/sessions/examples/frameworks/internal/web"
+)
+
+// What a session of this program holds. Everything below uses these keys, so that a type is written once.
+var (
+	user   = sessions.NewKey[string]("user")
+	visits = sessions.NewKey[int]("visits")
+	flash  = sessions.NewKey[string]("flash")
+)
+
+func main() { web.Main(handler) }
+
+// handler puts together what a request passes through, outermost first: what answers for a panic, what refuses POSTs from
+// other sites, the sessions, the routes.
+func handler(store sessions.Store) (http.Handler, error) {
+	mgr, err := sessions.New(sessions.Config{Store: store, IdleTimeout: 30 * time.Minute})
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /{$}", withSession(page))
+	mux.Handle("POST /login", withSession(login))
+	mux.Handle("POST /logout", withSession(logout))
+	mux.Handle("POST /fail", withSession(fail))
+	return web.Recover(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux))), nil
+}
+
+// withSession gives a handler its session. An error says that the store could not answer, and not that nobody is logged
+// in: do not go on without the session.
+func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		if err == nil {
+			err = next(w, r, s)
+		}
+		if err != nil {
+			web.Unavailable(w)
+		}
+	}
+}
+
+func page(w http.ResponseWriter, _ *http.Request, s sessions.Session) error {
+	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at once both count
+	if err != nil {
+		return err
+	}
+	p := web.Page{Title: "Handover with net/http", ID: s.ID(), Visits: n, Created: s.CreatedAt(), Expires: s.ExpiresAt()}
+	p.User, _ = user.Get(s)
+	p.Flash, _ = flash.Take(s) // shown once
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")     // so that the back button asks again after a logout
+	_ = web.Templates.ExecuteTemplate(w, "page", p) // a session that cannot be saved is answered for us
+	return nil
+}
+
+func login(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
+	name := web.Clean(r.PostFormValue("name")) // a real program checks a password here
+	if name == "" {
+		return done(w, r, s, "Please give a name.", nil)
+	}
+	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
+	return done(w, r, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))
+}
+
+func logout(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
+	s.Destroy() // what is set from here on belongs to a new session
+	return done(w, r, s, "You are logged out. This is a new, empty session.", nil)
+}
+
+func fail(_ http.ResponseWriter, _ *http.Request, s sessions.Session) error {
+	_, _ = visits.Update(s, func(n int) int { return n + 100 })
+	panic("broken on purpose: the hundred visits are not saved")
+}
+
+// done ends a POST: a message for the next page, and the way there.
+func done(w http.ResponseWriter, r *http.Request, s sessions.Session, message string, err error) error {
+	if err = errors.Join(err, flash.Set(s, message)); err == nil {
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+	}
+	return err
+}
