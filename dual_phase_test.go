@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
@@ -1156,6 +1157,13 @@ func TestNewDualStore_Mistakes(t *testing.T) {
 	cookie, memory := cookieStoreWith(t, secretA), sessiontest.NewMemoryStore()
 	other := sessiontest.NewMemoryStore()
 	var noRedis *sessions.RedisStore
+	rdb, too := redis.NewClient(&redis.Options{}), redis.NewClient(&redis.Options{})
+	defer rdb.Close()
+	defer too.Close()
+	type uncomparable struct {
+		sessions.Store
+		_ []int
+	}
 	for name, c := range map[string]struct {
 		cfg    sessions.DualStoreConfig
 		fields []string
@@ -1164,6 +1172,11 @@ func TestNewDualStore_Mistakes(t *testing.T) {
 		"no old":                  {sessions.DualStoreConfig{New: memory}, []string{"Old"}},
 		"a nil pointer":           {sessions.DualStoreConfig{Old: cookie, New: noRedis}, []string{"New"}},
 		"the same store":          {sessions.DualStoreConfig{Old: memory, New: memory}, []string{"New"}},
+		"the same keys":           {sessions.DualStoreConfig{Old: redisWithPrefix(t, rdb, "a:"), New: redisWithPrefix(t, rdb, "a:")}, []string{"New"}},
+		"to an embedded cookie":   {sessions.DualStoreConfig{Old: memory, New: struct{ *sessions.CookieStore }{cookie}}, []string{"New"}},
+		"another prefix":          {sessions.DualStoreConfig{Old: redisWithPrefix(t, rdb, "a:"), New: redisWithPrefix(t, rdb, "b:")}, nil},
+		"another server":          {sessions.DualStoreConfig{Old: redisWithPrefix(t, rdb, "a:"), New: redisWithPrefix(t, too, "a:")}, nil},
+		"not to be compared":      {sessions.DualStoreConfig{Old: uncomparable{Store: memory}, New: uncomparable{Store: memory}}, nil},
 		"to a cookie":             {sessions.DualStoreConfig{Old: memory, New: cookie}, []string{"New"}},
 		"a phase before":          {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: -1}, []string{"Phase"}},
 		"a phase after":           {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: 4}, []string{"Phase"}},

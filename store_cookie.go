@@ -41,6 +41,9 @@ func NewCookieStore(cfg CookieStoreConfig) (*CookieStore, error) {
 
 func (s *CookieStore) storeName() string { return "cookie" }
 
+// clientSide says that the token is the record, sealed. A store that embeds a CookieStore has this from it.
+func (s *CookieStore) clientSide() {}
+
 // Load opens a sealed record. It implements [Store].
 func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, error) {
 	if token == "" {

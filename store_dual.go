@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,7 +110,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	if isNil(cfg.New) {
 		bad.add("New", "required: the store to move to")
 	}
-	if !isNil(cfg.Old) && cfg.Old == cfg.New {
+	if !isNil(cfg.Old) && !isNil(cfg.New) && isSameStore(cfg.Old, cfg.New) {
 		bad.add("New", "the same store as Old")
 	}
 	if isClientSide(cfg.New) {
@@ -144,8 +145,23 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 
 // isClientSide says whether what a store keeps lies at the client, sealed.
 func isClientSide(s Store) bool {
-	_, ok := s.(*CookieStore)
+	_, ok := s.(interface{ clientSide() })
 	return ok
+}
+
+// isSameStore says whether two stores would write each other's records: they are one, or have one client and one prefix.
+func isSameStore(a, b Store) bool {
+	if x, ok := a.(*RedisStore); ok {
+		if y, ok := b.(*RedisStore); ok {
+			return x.prefix == y.prefix && same(x.rdb, y.rdb)
+		}
+	}
+	return same(a, b)
+}
+
+// same compares what may be of a type that cannot be compared.
+func same(a, b any) bool {
+	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
 // Phase returns the phase that is in force.

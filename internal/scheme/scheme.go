@@ -53,17 +53,36 @@ func (p *Policy) Detect(r *http.Request) Verdict {
 // leftmost gives the scheme in the first element of the header: the element itself, or its proto parameter in the
 // Forwarded header (RFC 7239).
 func leftmost(header, line string) string {
-	element, _, _ := strings.Cut(line, ",")
 	if header != "Forwarded" {
+		element, _, _ := strings.Cut(line, ",")
 		return textproto.TrimString(element)
 	}
-	for pair := range strings.SplitSeq(element, ";") {
+	element, _ := cutUnquoted(line, ',')
+	for element != "" {
+		var pair string
+		pair, element = cutUnquoted(element, ';')
 		name, value, _ := strings.Cut(pair, "=")
 		if strings.EqualFold(textproto.TrimString(name), "proto") {
 			return strings.Trim(textproto.TrimString(value), `"`)
 		}
 	}
 	return ""
+}
+
+// cutUnquoted cuts at the first separator that is not inside a quoted string (RFC 9110, section 5.6.4).
+func cutUnquoted(s string, separator byte) (before, after string) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+		case quoted && s[i] == '\\':
+			i++
+		case !quoted && s[i] == separator:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
 }
 
 // trusts says whether the direct peer is one of the proxies. What is not an address and a port is not trusted.

@@ -52,6 +52,8 @@ func TestDetect(t *testing.T) {
 		{"on", Policy{Header: "X-Forwarded-Ssl", Trusted: PrivateRanges}, request("10.0.0.1:5", "X-Forwarded-Ssl", "on"), Verdict{HTTPS: true, Claim: "on"}},
 		{"forwarded", forwarded, request("10.0.0.1:5", "Forwarded", `for=1.2.3.4;proto=https;by=x, proto=http`), Verdict{HTTPS: true, Claim: "https"}},
 		{"forwarded, quoted", forwarded, request("10.0.0.1:5", "Forwarded", `for=1.2.3.4; Proto="https"`), Verdict{HTTPS: true, Claim: "https"}},
+		{"forwarded, separators in quotes", forwarded, request("10.0.0.1:5", "Forwarded", `for="a,b;proto=http\";c";proto=https, proto=http`), Verdict{HTTPS: true, Claim: "https"}},
+		{"forwarded, quotes left open", forwarded, request("10.0.0.1:5", "Forwarded", `for="a;proto=https`), Verdict{}},
 		{"forwarded, without", forwarded, request("10.0.0.1:5", "Forwarded", `for=1.2.3.4`), Verdict{}},
 		{"no policy", Policy{}, request("10.0.0.1:5", "X-Forwarded-Proto", "https"), Verdict{}},
 		{"custom prefix", Policy{Header: "X-Forwarded-Proto", Trusted: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}},
@@ -75,7 +77,7 @@ func TestDetect(t *testing.T) {
 // nothing but its leftmost element does.
 func FuzzDetect(f *testing.F) {
 	for _, s := range []string{"https", "http, https", " HTTPS\t,x", "on", "https ", "httpsx", `proto="https"`, "for=1;proto=https", `for="[2001:db8::1]:8";Proto=https, proto=http`,
-		"proto=http;proto=https", ",https", "", "\x00", `"`, ";;=;proto", "proto=\"\""} {
+		"proto=http;proto=https", ",https", "", "\x00", `"`, ";;=;proto", "proto=\"\"", `for="a,b;c";proto=https,proto=http`, `for="\",";proto=https`} {
 		for _, peer := range []string{"10.0.0.1:1", "203.0.113.9:1", "@", "", "/run/app.sock", "[::1]:1", "[::ffff:192.168.0.1]:1", "[fe80::1%eth0]:1", "[fc00::1%eth0]:1",
 			"127.0.0.1", "10.0.0.1:", "169.254.169.254:80", "0.0.0.0:1", "[::]:1", "172.32.0.1:1"} {
 			f.Add(peer, s, true)
@@ -93,6 +95,9 @@ func FuzzDetect(f *testing.F) {
 			trusted = addr.IsLoopback() || addr.IsPrivate()
 		}
 		first, _, _ := strings.Cut(line, ",")
+		if forwarded && strings.Contains(line, `"`) {
+			first = line // a comma in quotes does not end the element
+		}
 		v := p.Detect(request(remote, p.Header, line))
 		require.Equal(t, !trusted, v.Ignored)
 		require.Contains(t, first, v.Claim)
