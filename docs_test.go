@@ -1,0 +1,214 @@
+package sessions_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
+)
+
+const proxiesPage = "docs/proxies.md"
+
+func behindProxies(store sessions.Store) (*sessions.Manager, error) {
+	return sessions.New(sessions.Config{
+		Store:       store,
+		ProxyHeader: "CloudFront-Forwarded-Proto",
+		TrustedProxies: []netip.Prefix{
+			netip.MustParsePrefix("10.0.0.0/8"),    // the balancer: the list replaces the default
+			netip.MustParsePrefix("100.64.0.0/10"), // pods that have addresses of this range
+		},
+	})
+}
+
+func readPage(t *testing.T, name string) string {
+	t.Helper()
+	page, err := os.ReadFile(name)
+	require.NoError(t, err)
+	return string(page)
+}
+
+// Whoever looks up an event finds it under the name that the library gives it, and a field under the name that it has.
+func TestProxiesPage_Names(t *testing.T) {
+	page, source := readPage(t, proxiesPage), readPage(t, "event.go")
+	named := func(typ string) map[string]bool {
+		all := map[string]bool{}
+		for _, m := range regexp.MustCompile(`\w+ +`+typ+` += "(\w+)"`).FindAllStringSubmatch(source, -1) {
+			all[m[1]] = true
+		}
+		require.NotEmpty(t, all)
+		return all
+	}
+	kinds, outcomes := named("EventKind"), named("Outcome")
+
+	pairs := regexp.MustCompile("[`\"]([a-z]+) ([a-z_]+)[`\"<]").FindAllStringSubmatch(page, -1)
+	checked := 0
+	for _, p := range pairs {
+		if !kinds[p[1]] {
+			continue // a directive of a proxy
+		}
+		checked++
+		require.True(t, outcomes[p[2]], "%s %s: there is no such outcome", p[1], p[2])
+	}
+	require.Greater(t, checked, 20)
+
+	config, cookie := reflect.TypeFor[sessions.Config](), reflect.TypeFor[sessions.Cookie]()
+	fields := regexp.MustCompile(`(Config|Cookie)\.([A-Z]\w+)`).FindAllStringSubmatch(page, -1)
+	settings := regexp.MustCompile("`(ProxyHeader|TrustUnixSocket|TrustedProxies|Secure)\\b").FindAllStringSubmatch(page, -1)
+	require.NotEmpty(t, fields)
+	require.NotEmpty(t, settings)
+	for _, f := range fields {
+		of := map[string]reflect.Type{"Config": config, "Cookie": cookie}[f[1]]
+		_, ok := of.FieldByName(f[2])
+		require.True(t, ok, "%s: there is no such field", f[0])
+	}
+	for _, f := range settings {
+		_, ok := config.FieldByName(f[1])
+		require.True(t, ok, "Config.%s: there is no such field", f[1])
+	}
+}
+
+// The texts that the page quotes are those that the library writes.
+func TestProxiesPage_Quotes(t *testing.T) {
+	cookies := cookieStoreWith(t, secretA)
+	change := func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		addCount(s)
+		_, _ = w.Write([]byte("ok"))
+	}
+	const proxy, pod = "10.0.0.5:443", "100.64.1.7:443"
+	origin := http.Header{"Origin": {"https://shop.example"}}
+	says := func(proto string) http.Header {
+		h := origin.Clone()
+		h.Set("X-Forwarded-Proto", proto)
+		return h
+	}
+	known := func(token string) http.Header { return http.Header{"Cookie": {"session=" + token}} }
+	for _, c := range []struct {
+		name    string
+		config  sessions.Config
+		handler http.HandlerFunc
+		peer    string
+		host    string
+		header  http.Header
+		want    sessions.Outcome
+		quote   string // of the event's detail, as it is on the page
+		redis   bool
+	}{
+		{name: "a Secure cookie on http", config: sessions.Config{Secure: sessions.SecureAlways}, want: sessions.OutcomeInsecure,
+			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain http: a browser on plain http drops it."},
+		{name: "another domain", config: sessions.Config{Cookie: sessions.Cookie{Domain: "shop.example"}}, host: "app:8080", want: sessions.OutcomeForeignDomain,
+			quote: "Cookie.Domain is shop.example, but the request is for app:8080: a browser there drops the cookie."},
+		{name: "too late", handler: func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write([]byte("ok"))
+			change(w, r)
+		}, want: sessions.OutcomeTooLate, quote: "a new session: its cookie can no longer be sent, so nothing was stored"},
+		{name: "overwritten", header: says("http"), want: sessions.OutcomeSchemeMismatch,
+			quote: "Origin says https, the proxy at 10.0.0.5 says http (X-Forwarded-Proto)"},
+		{name: "removed", header: origin, want: sessions.OutcomeSchemeMismatch, quote: "sends no X-Forwarded-Proto"},
+		{name: "not trusted", peer: pod, header: says("https"), want: sessions.OutcomeUntrustedProxy,
+			quote: "X-Forwarded-Proto from 100.64.1.7 was ignored: if that is your proxy, add it to Config.TrustedProxies"},
+		{name: "not in Redis", redis: true, header: known(sessions.NewToken()), want: sessions.OutcomeUnknown,
+			quote: "there is no such key: it has expired, was deleted, or was evicted"},
+		{name: "another secret", header: known("AAAA"), want: sessions.OutcomeTampered,
+			quote: "it was changed, sealed by another secret, or sealed for another cookie name"},
+		{name: "another shape", redis: true, header: known("AAAA"), want: sessions.OutcomeMalformed,
+			quote: "not the shape of a session token"},
+		{name: "caching", handler: func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "public, max-age=60")
+			change(w, r)
+		}, want: sessions.OutcomeOverridden, quote: "the handler set Cache-Control on a response that sets the session cookie"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var details []string
+			cfg := c.config
+			cfg.Store = cookies
+			if c.redis {
+				cfg.Store = redisStoreOver(t, redistest.Start(t).Client(t))
+			}
+			cfg.Observe = func(_ context.Context, e sessions.Event) {
+				if e.Outcome == c.want {
+					details = append(details, e.Detail)
+				}
+			}
+			mgr, err := sessions.New(cfg)
+			require.NoError(t, err)
+			r := httptest.NewRequest("POST", "http://shop.example/", nil)
+			r.RemoteAddr = proxy
+			if c.peer != "" {
+				r.RemoteAddr = c.peer
+			}
+			if c.host != "" {
+				r.Host = c.host
+			}
+			if c.header != nil {
+				r.Header = c.header
+			}
+			handler := http.HandlerFunc(change)
+			if c.handler != nil {
+				handler = c.handler
+			}
+			mgr.Wrap(handler).ServeHTTP(httptest.NewRecorder(), r)
+			require.Len(t, details, 1)
+			require.Contains(t, details[0], c.quote)
+			require.Contains(t, readPage(t, proxiesPage), `"`+c.quote)
+		})
+	}
+}
+
+// A header that CloudFront adds is read behind a balancer that writes its own scheme, and in the addresses that are given.
+func TestProxiesPage_Code(t *testing.T) {
+	mgr, err := behindProxies(cookieStoreWith(t, secretA))
+	require.NoError(t, err)
+	for peer, secure := range map[string]bool{"10.1.2.3:80": true, "100.64.1.7:80": true, "192.168.1.1:80": false} {
+		r := httptest.NewRequest("GET", "http://shop.example/", nil)
+		r.RemoteAddr = peer
+		r.Header.Set("CloudFront-Forwarded-Proto", "https")
+		r.Header.Set("X-Forwarded-Proto", "http")
+		w := httptest.NewRecorder()
+		mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			addCount(s)
+		})).ServeHTTP(w, r)
+		require.Equal(t, secure, strings.Contains(w.Header().Get("Set-Cookie"), "; Secure"), peer)
+	}
+
+	here := strings.Join(strings.Fields(readPage(t, "docs_test.go")), " ")
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readPage(t, proxiesPage), -1)
+	require.NotEmpty(t, blocks)
+	for _, b := range blocks {
+		require.Contains(t, here, strings.Join(strings.Fields(b[1]), " "), "this code of the page is not compiled here")
+	}
+}
+
+// Links within the repository lead to a file and a heading that exist.
+func TestProxiesPage_Links(t *testing.T) {
+	links := regexp.MustCompile(`\]\(([^)\s:]+)\)`).FindAllStringSubmatch(readPage(t, proxiesPage), -1)
+	require.Greater(t, len(links), 5)
+	for _, link := range links {
+		file, anchor, _ := strings.Cut(link[1], "#")
+		target := proxiesPage
+		if file != "" {
+			target = filepath.Join(filepath.Dir(proxiesPage), file)
+		}
+		text := readPage(t, target)
+		found := anchor == ""
+		for _, h := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+			words := regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(h[1]), "")
+			found = found || anchor == strings.ReplaceAll(words, " ", "-")
+		}
+		require.True(t, found, "%s: there is no such heading", link[1])
+	}
+}
