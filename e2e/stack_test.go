@@ -124,7 +124,7 @@ func startStack(t testing.TB, cfg stackConfig) *stack {
 	}
 	var upstreams []string
 	for i := range 3 {
-		app := &instance{Name: fmt.Sprintf("app-%d", i+1), stack: st, cfg: &cfg}
+		app := &instance{Name: fmt.Sprintf("app-%d", i+1), stack: st, cfg: &cfg, conns: map[net.Conn]bool{}}
 		if cfg.Unix {
 			app.network, app.addr = "unix", filepath.Join(sockets, app.Name)
 		} else {
@@ -203,7 +203,7 @@ const outerConfig = `
 	}
 `
 
-// The inner nginx takes X-Accel-Buffering for itself; the outer one must see it too, or it holds a stream back.
+// An instance that does not answer is tried again in its next turn, so that it is back as soon as it is up.
 const innerConfig = `
 	proxy_http_version 1.1;
 	proxy_buffer_size 16k;
@@ -222,7 +222,6 @@ const innerConfig = `
 			proxy_set_header X-Forwarded-Proto {{.Proto}};
 			proxy_set_header Upgrade $http_upgrade;
 			proxy_set_header Connection $connection_upgrade;
-			proxy_pass_header X-Accel-Buffering;
 		}
 	}
 `
@@ -324,7 +323,8 @@ type instance struct {
 	conns map[net.Conn]bool // http.Server forgets those that were hijacked
 }
 
-// Start starts the instance, or starts it again after Kill, on the same address.
+// Start starts the instance, or starts it again after Kill, on the same address. Use Unix sockets for that: another
+// process may have taken the port meanwhile.
 func (a *instance) Start(t testing.TB) {
 	t.Helper()
 	a.rdb = redis.NewClient(&redis.Options{
@@ -365,7 +365,6 @@ func (a *instance) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	a.addr = l.Addr().String()
-	a.conns = map[net.Conn]bool{}
 	a.srv = &http.Server{Handler: named(a.Name, handler), ErrorLog: slog.NewLogLogger(slog.NewTextHandler(a.stack, nil), slog.LevelError)}
 	a.ended = make(chan struct{})
 	srv, ended := a.srv, a.ended
