@@ -13,6 +13,9 @@ type Key[T any] struct{ name string }
 // NewKey returns the key with this name. Two keys of the same name are the same value in the session.
 func NewKey[T any](name string) Key[T] { return Key[T]{name} }
 
+// Name returns the name of the key.
+func (k Key[T]) Name() string { return k.name }
+
 // Get returns the value, and whether there is one that fits T.
 func (k Key[T]) Get(s Session) (T, bool) {
 	var v T

@@ -107,6 +107,23 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	return rec, nil
 }
 
+// Alive reports whether the session with this public ID, as of [Session.ID], is there: it has not expired, and was neither
+// destroyed nor renewed. It costs one GET. An error says that Redis could not answer, or that the key is not a session.
+func (s *RedisStore) Alive(ctx context.Context, id string) (bool, error) {
+	text, err := s.rdb.Get(ctx, s.key(id)).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return false, nil
+	case err != nil:
+		return false, &redisError{"look", err}
+	}
+	rec, reason := s.parse(id, text)
+	if rec == nil {
+		return false, fmt.Errorf("sessions: redis: look: %s", reason)
+	}
+	return !rec.Revoked && rec.alive(time.Now()), nil
+}
+
 // parse reads a stored record and checks that it is the one of this key.
 func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 	rec, err := parseStored(text)

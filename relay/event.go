@@ -1,0 +1,49 @@
+package relay
+
+import (
+	"context"
+	"log/slog"
+
+	"handover.example/sessions"
+)
+
+// EventConfirm is the kind of the events of [Confirm].
+const EventConfirm sessions.EventKind = "confirm"
+
+// The outcomes that only relay has.
+const (
+	OutcomeInbound  sessions.Outcome = "inbound"   // a client has sent the header to the edge
+	OutcomeReadOnly sessions.Outcome = "read_only" // a change of a session that came by relay, which cannot be made
+)
+
+// reporter hands out events.
+type reporter struct {
+	logger  *slog.Logger
+	observe func(context.Context, sessions.Event)
+}
+
+func (r *reporter) tell(ctx context.Context, e sessions.Event) {
+	if r.observe != nil {
+		r.observe(ctx, e)
+	}
+}
+
+// report tells, and writes a line for a person to act on.
+func (r *reporter) report(ctx context.Context, level slog.Level, message string, e sessions.Event) {
+	r.tell(ctx, e)
+	logger := r.logger
+	if logger == nil {
+		logger = slog.Default()
+	}
+	args := []any{"kind", string(e.Kind), "outcome", string(e.Outcome)}
+	if e.SessionID != "" {
+		args = append(args, "session", e.SessionID)
+	}
+	if e.Detail != "" {
+		args = append(args, "detail", e.Detail)
+	}
+	if e.Err != nil {
+		args = append(args, "error", e.Err.Error())
+	}
+	logger.Log(ctx, level, "relay: "+message, args...)
+}
