@@ -539,8 +539,12 @@ func (c *change) useSecure(seen bool) bool {
 func (c *change) https(ctx context.Context) bool {
 	v := c.m.scheme.Detect(c.r)
 	if v.Ignored && c.m.secure == SecureAuto {
+		mend := "add it to Config.TrustedProxies"
+		if peerHost(c.r) == unixSocket {
+			mend = "set Config.TrustUnixSocket"
+		}
 		c.m.warnOnce(ctx, peerHost(c.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
-			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, add it to Config.TrustedProxies"})
+			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, " + mend})
 	}
 	return v.HTTPS
 }
@@ -590,27 +594,32 @@ func (st *state) checkOrigin(ctx context.Context) {
 		return
 	}
 	st.m.warnOnce(ctx, st.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
-		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, st.m.scheme.Header) +
+		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, peerHost(st.r), st.m.scheme.Header) +
 			": make every proxy pass on " + st.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"})
 }
 
-func says(v scheme.Verdict, header string) string {
+func says(v scheme.Verdict, peer, header string) string {
 	switch {
+	case v.Ignored && peer == unixSocket:
+		return "is not trusted (Config.TrustUnixSocket), so its " + header + " is ignored"
 	case v.Ignored:
 		return "is not in Config.TrustedProxies, so its " + header + " is ignored"
 	case v.Claim == "":
 		return "sends no " + header
-	case strings.EqualFold(v.Claim, "http"):
+	case strings.EqualFold(v.Claim, "http"), strings.EqualFold(v.Claim, "ws"):
 		return "says http (" + header + ")"
 	}
 	return "says neither http nor https (" + header + ")"
 }
 
+// unixSocket is what a peer without an address is called.
+const unixSocket = "a Unix socket"
+
 func peerHost(r *http.Request) string {
 	if i := strings.LastIndexByte(r.RemoteAddr, ':'); i > 0 {
 		return r.RemoteAddr[:i]
 	}
-	return "a Unix socket"
+	return unixSocket
 }
 
 // setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.

@@ -125,6 +125,8 @@ func TestP12_WhoIsTrusted(t *testing.T) {
 		{"", nil, unix, "X-Forwarded-Proto", "https", true},
 		{"not an address", nil, unix, "X-Forwarded-Proto", "https", false},
 		{"10.0.0.1", nil, nil, "X-Forwarded-Proto", "https", false},
+		{"10.0.0.1:1", nil, nil, "X-Forwarded-Proto", "wss", true}, // Traefik, for a WebSocket
+		{"10.0.0.1:1", nil, nil, "X-Forwarded-Proto", "ws", false},
 		{"10.0.0.1:1", nil, nil, "X-Forwarded-Scheme", "https", false}, // one header, no guessing
 		{"10.0.0.1:1", nil, nil, "Forwarded", "proto=https", false},
 		{"10.0.0.1:1", nil, func(c *sessions.Config) { c.ProxyHeader = "x-url-scheme" }, "X-Url-Scheme", "https", true},
@@ -144,6 +146,11 @@ func TestP12_WhoIsTrusted(t *testing.T) {
 		b.header.Set(c.header, c.value)
 		r := b.set("user", 42)
 		require.Equal(t, c.secure, r.setCookie("session").Secure, "%+v", c)
+		for _, e := range site.events.with(sessions.OutcomeUntrustedProxy) {
+			socket := c.peer == "@"
+			require.Equal(t, socket, strings.Contains(e.Detail, "Config.TrustUnixSocket"), e.Detail)
+			require.Equal(t, !socket, strings.Contains(e.Detail, "Config.TrustedProxies"), e.Detail)
+		}
 	}
 }
 

@@ -47,7 +47,13 @@ func (p *Policy) Detect(r *http.Request) Verdict {
 	if !p.trusts(r.RemoteAddr) {
 		return Verdict{Ignored: true, Claim: claim}
 	}
-	return Verdict{HTTPS: strings.EqualFold(claim, "https") || strings.EqualFold(claim, "on"), Claim: claim}
+	return Verdict{HTTPS: isSecure(claim), Claim: claim}
+}
+
+// isSecure knows the names that proxies give to TLS: Traefik says wss for the handshake of a WebSocket, and some have a
+// header that says on.
+func isSecure(claim string) bool {
+	return strings.EqualFold(claim, "https") || strings.EqualFold(claim, "wss") || strings.EqualFold(claim, "on")
 }
 
 // leftmost gives the scheme in the first element of the header: the element itself, or its proto parameter in the

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,6 +51,8 @@ func TestDetect(t *testing.T) {
 		{"empty peer asked for", unix, request("", "X-Forwarded-Proto", "https"), Verdict{HTTPS: true, Claim: "https"}},
 		{"another header is not read", std, request("10.0.0.1:5", "X-Forwarded-Scheme", "https"), Verdict{}},
 		{"on", Policy{Header: "X-Forwarded-Ssl", Trusted: PrivateRanges}, request("10.0.0.1:5", "X-Forwarded-Ssl", "on"), Verdict{HTTPS: true, Claim: "on"}},
+		{"wss", std, request("10.0.0.1:5", "X-Forwarded-Proto", "wss"), Verdict{HTTPS: true, Claim: "wss"}},
+		{"ws", std, request("10.0.0.1:5", "X-Forwarded-Proto", "ws"), Verdict{Claim: "ws"}},
 		{"forwarded", forwarded, request("10.0.0.1:5", "Forwarded", `for=1.2.3.4;proto=https;by=x, proto=http`), Verdict{HTTPS: true, Claim: "https"}},
 		{"forwarded, quoted", forwarded, request("10.0.0.1:5", "Forwarded", `for=1.2.3.4; Proto="https"`), Verdict{HTTPS: true, Claim: "https"}},
 		{"forwarded, separators in quotes", forwarded, request("10.0.0.1:5", "Forwarded", `for="a,b;proto=http\";c";proto=https, proto=http`), Verdict{HTTPS: true, Claim: "https"}},
@@ -77,7 +80,7 @@ func TestDetect(t *testing.T) {
 // nothing but its leftmost element does.
 func FuzzDetect(f *testing.F) {
 	for _, s := range []string{"https", "http, https", " HTTPS\t,x", "on", "https ", "httpsx", `proto="https"`, "for=1;proto=https", `for="[2001:db8::1]:8";Proto=https, proto=http`,
-		"proto=http;proto=https", ",https", "", "\x00", `"`, ";;=;proto", "proto=\"\"", `for="a,b;c";proto=https,proto=http`, `for="\",";proto=https`} {
+		"wss", "ws", "proto=http;proto=https", ",https", "", "\x00", `"`, ";;=;proto", "proto=\"\"", `for="a,b;c";proto=https,proto=http`, `for="\",";proto=https`} {
 		for _, peer := range []string{"10.0.0.1:1", "203.0.113.9:1", "@", "", "/run/app.sock", "[::1]:1", "[::ffff:192.168.0.1]:1", "[fe80::1%eth0]:1", "[fc00::1%eth0]:1",
 			"127.0.0.1", "10.0.0.1:", "169.254.169.254:80", "0.0.0.0:1", "[::]:1", "172.32.0.1:1"} {
 			f.Add(peer, s, true)
@@ -101,7 +104,7 @@ func FuzzDetect(f *testing.F) {
 		v := p.Detect(request(remote, p.Header, line))
 		require.Equal(t, !trusted, v.Ignored)
 		require.Contains(t, first, v.Claim)
-		says := strings.EqualFold(v.Claim, "https") || strings.EqualFold(v.Claim, "on")
+		says := slices.Contains([]string{"https", "wss", "on"}, strings.ToLower(v.Claim))
 		require.Equal(t, trusted && says, v.HTTPS)
 		if forwarded {
 			require.True(t, !says || strings.Contains(strings.ToLower(first), "proto"), "https from %q", line)
