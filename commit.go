@@ -616,10 +616,13 @@ func says(v scheme.Verdict, peer, header string) string {
 const unixSocket = "a Unix socket"
 
 func peerHost(r *http.Request) string {
-	if i := strings.LastIndexByte(r.RemoteAddr, ':'); i > 0 {
+	switch i := strings.LastIndexByte(r.RemoteAddr, ':'); {
+	case scheme.IsUnixSocket(r.RemoteAddr):
+		return unixSocket
+	case i > 0:
 		return r.RemoteAddr[:i]
 	}
-	return unixSocket
+	return "an address that cannot be read"
 }
 
 // setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.

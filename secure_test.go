@@ -41,7 +41,7 @@ func TestP12_SecureMatrix(t *testing.T) {
 		"two lines, http":     {[]string{"http", "https"}, false},
 		"empty":               {[]string{""}, false},
 		"empty, https":        {[]string{", https"}, false},
-		"wss":                 {[]string{"wss"}, false},
+		"wss":                 {[]string{"wss"}, true},
 		"prefix":              {[]string{"httpsx"}, false},
 		"quoted":              {[]string{`"https"`}, false},
 		"of another language": {[]string{"proto=https"}, false},

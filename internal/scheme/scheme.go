@@ -93,7 +93,7 @@ func cutUnquoted(s string, separator byte) (before, after string) {
 
 // trusts says whether the direct peer is one of the proxies. What is not an address and a port is not trusted.
 func (p *Policy) trusts(remote string) bool {
-	if remote == "" || remote[0] == '@' || remote[0] == '/' {
+	if IsUnixSocket(remote) {
 		return p.UnixSocket
 	}
 	ap, err := netip.ParseAddrPort(remote)
@@ -107,4 +107,9 @@ func (p *Policy) trusts(remote string) bool {
 		}
 	}
 	return false
+}
+
+// IsUnixSocket says whether a RemoteAddr is that of a peer without an address.
+func IsUnixSocket(remote string) bool {
+	return remote == "" || remote[0] == '@' || remote[0] == '/'
 }
