@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,7 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
@@ -166,16 +164,14 @@ func TestBrowserRestart(t *testing.T) {
 		c.IdleTimeout = 7 * day
 	}})
 	kept := strings.Replace(st.URL, "app.test", "kept.app.test", 1) // another host, with a cookie of its own
-	profile := t.TempDir()
+	profile := newProfile(t)
 
 	b := startBrowser(t, profile, keepsEmbedded)
 	tb := b.owner(t).tab()
 	tb.open(st.URL + "/")
 	tb.open(kept + "/")
 	id := tb.text("#session")
-	h := tb.visit("remember", func(ctx context.Context) error {
-		return chromedp.Do(ctx, chromedp.Evaluate[chromedp.Void](`const f = document.querySelector("#save"); f.action = "/remember"; f.submit()`))
-	})[0]
+	h := tb.submit(kept + "/remember")[0]
 	require.Regexp(t, `; Max-Age=60[0-9]{4};`, h.SetCookie[0])
 	stored := map[string]bool{}
 	for _, c := range b.owner(t).cookie("session") {

@@ -43,8 +43,27 @@ const (
 	holdsEmbedded = 1 // in Incognito windows, which those of a headless Chromium are, they are neither kept nor sent: the default
 )
 
+// newProfile makes a directory that is removed when the test ends. Processes of Chromium may outlive the first of them by a
+// moment, and write into it, which t.TempDir does not forgive.
+func newProfile(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "e2e-chromium")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if err := os.RemoveAll(dir); err == nil {
+				return
+			} else if time.Now().After(end) {
+				t.Errorf("the profile of chromium stays: %v", err)
+				return
+			}
+		}
+	})
+	return dir
+}
+
 // startBrowser runs a headless Chromium whose profile is in dir, and stops it when the test ends. It takes every *.test
-// name to loopback, and trusts the keys of these servers, but no other certificate that it would not trust anyway.
+// name to loopback, finds no other, and trusts the keys of these servers, but no other certificate that it would not trust anyway.
 // Without Chromium the test is skipped; with CI set in the environment it fails.
 func startBrowser(t testing.TB, dir string, embedded int) *browser {
 	t.Helper()
@@ -67,11 +86,9 @@ func startBrowser(t testing.TB, dir string, embedded int) *browser {
 		chromedp.UserDataDir(dir),
 		chromedp.CombinedOutput(b.output),
 		chromedp.Flag("disable-gpu", true),
-		chromedp.Flag("host-resolver-rules", "MAP *.test 127.0.0.1"),
+		chromedp.Flag("host-resolver-rules", "MAP *.test 127.0.0.1, MAP localhost 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"),
 		chromedp.Flag("ignore-certificate-errors-spki-list", trustedKey(t)),
-		// Nothing to look for beyond loopback.
 		chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("no-pings", true),
 	)
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, cancel := chromedp.NewContext(allocator)
@@ -461,6 +478,20 @@ func (tb *tab) beginClick(selector string) (arrive func() []hop) {
 	})
 }
 
+// follow clicks on a link that the page does not have yet.
+func (tb *tab) follow(u string) []hop {
+	tb.t.Helper()
+	tb.js(fmt.Sprintf(`(a => { a.id = "follow"; a.href = %q; document.body.append(a) })(document.createElement("a"))`, u))
+	return tb.click("#follow")
+}
+
+// submit sends an empty form that the page does not have yet.
+func (tb *tab) submit(u string) []hop {
+	tb.t.Helper()
+	tb.js(fmt.Sprintf(`(f => { f.id = "submit"; f.method = "post"; f.action = %q; f.innerHTML = "<button>go</button>"; document.body.append(f) })(document.createElement("form"))`, u))
+	return tb.click("#submit button")
+}
+
 // fill writes into a field.
 func (tb *tab) fill(selector, value string) {
 	tb.t.Helper()
@@ -503,7 +534,7 @@ func (tb *tab) js(expression string) (result string) {
 
 // TestBrowser drives the chains with one Chromium, whose cookie jar has the last word on what a browser keeps and sends.
 func TestBrowser(t *testing.T) {
-	b := startBrowser(t, t.TempDir(), keepsEmbedded)
+	b := startBrowser(t, newProfile(t), keepsEmbedded)
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, *browser)
@@ -512,6 +543,7 @@ func TestBrowser(t *testing.T) {
 		{"TwoTabs", testTwoTabs},
 		{"LogoutInOneTab", testLogoutInOneTab},
 		{"SameSite", testSameSite},
+		{"Neighbours", testNeighbours},
 		{"LoginService", testLoginService},
 		{"HostPrefix", testHostPrefix},
 		{"Refused", testRefused},
