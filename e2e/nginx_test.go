@@ -28,7 +28,7 @@ func nginxPath(t testing.TB) string {
 	if os.Getenv("CI") != "" {
 		t.Fatal("nginx is not installed: CI must have it")
 	}
-	t.Skip("nginx is not installed: this test needs a real one (Debian: apt install nginx-light)")
+	t.Skip("nginx is not installed: this test needs a real one (Debian: apt install nginx)")
 	return ""
 }
 

@@ -67,47 +67,68 @@ func TestMain(m *testing.M) {
 type process struct {
 	t      *testing.T
 	cmd    *exec.Cmd
-	stderr bytes.Buffer // of its replicas too: read it when all have ended
-	first  string       // line of the output
+	stderr bytes.Buffer  // of its replicas too: read it when all have ended
+	allEnd chan struct{} // closed when it and all that it started have ended: then nobody has standard error open
+	first  string        // line of the output
 	ended  bool
 }
 
 // launch starts the program and waits for its first line. It has ended when the test ends.
 func launch(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(program, args...)}
+	p := &process{t: t, cmd: exec.Command(program, args...), allEnd: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stderr = &p.stderr
-	p.cmd.WaitDelay = atMost
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that what it leaves behind can be ended too
 	stdout, err := p.cmd.StdoutPipe()
 	require.NoError(t, err)
-	require.NoError(t, p.cmd.Start())
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	p.cmd.Stderr = w
+	err = p.cmd.Start()
+	w.Close()
+	require.NoError(t, err)
+	go func() {
+		defer close(p.allEnd)
+		defer r.Close()
+		_, _ = p.stderr.ReadFrom(r)
+	}()
 	t.Cleanup(func() {
 		if !p.ended {
 			_ = p.cmd.Process.Kill()
-			_ = p.cmd.Wait()
+			_ = p.wait()
 		}
 		if t.Failed() {
 			t.Logf("%v\n%s", args, &p.stderr)
 		}
 	})
 	p.first, err = bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		p.ended = true
-		t.Fatalf("it said nothing: %v, %v\n%s", err, p.cmd.Wait(), &p.stderr)
-	}
+	require.NoError(t, err, "it said nothing")
 	return p
 }
 
-// end sends a signal and waits for the process and all that it has started: their standard error is one pipe, which
-// closes when the last of them has ended.
+// end sends a signal and waits for the process and all that it has started.
 func (p *process) end(sig os.Signal) error {
 	p.t.Helper()
 	require.NoError(p.t, p.cmd.Process.Signal(sig))
+	return p.wait()
+}
+
+func (p *process) wait() error {
+	p.t.Helper()
 	p.ended = true
+	tooLate := time.AfterFunc(atMost, func() { _ = p.cmd.Process.Kill() })
 	err := p.cmd.Wait()
-	require.NotErrorIs(p.t, err, exec.ErrWaitDelay, "a process was left behind")
-	require.NotContains(p.t, p.stderr.String(), "DATA RACE")
+	tooLate.Stop()
+	select {
+	case <-p.allEnd:
+	case <-time.After(atMost):
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL)
+		<-p.allEnd
+		p.t.Error("a process was left behind")
+	}
+	if strings.Contains(p.stderr.String(), "DATA RACE") {
+		p.t.Error("a data race")
+	}
 	return err
 }
 
@@ -491,8 +512,7 @@ func TestShutdownAnswersWhatIsOpen(t *testing.T) {
 	resp.Body.Close()
 	require.Equal(t, http.StatusSeeOther, resp.StatusCode)
 	require.Len(t, resp.Cookies(), 1)
-	p.ended = true
-	require.NoError(t, p.cmd.Wait())
+	require.NoError(t, p.wait())
 }
 
 func TestMistakesAreSaid(t *testing.T) {
@@ -614,9 +634,12 @@ func TestManifestsRunHere(t *testing.T) {
 	script = strings.Replace(script, "/etc/redis/redis.conf", file, 1)
 	require.Contains(t, script, file)
 
-	open := exec.Command("sh", "-c", script)
+	ctx, cancel := context.WithTimeout(t.Context(), atMost)
+	defer cancel()
+	open := exec.CommandContext(ctx, "sh", "-c", script)
 	open.Env = append(os.Environ(), "REDIS_PASSWORD=")
 	require.Error(t, open.Run(), "not without a password")
+	require.NoError(t, ctx.Err(), "not without a password")
 
 	var log bytes.Buffer
 	redis := exec.Command("sh", "-c", script)

@@ -6,6 +6,4 @@ import (
 	"handover.example/sessions/examples/frameworks/internal/webtest"
 )
 
-func TestMain(m *testing.M) { webtest.Main(m) }
-
 func TestProgram(t *testing.T) { webtest.Run(t, handler) }

@@ -207,6 +207,7 @@ func NewBrowser(t *testing.T, ts *httptest.Server) *Browser {
 	require.NoError(t, err)
 	client := *ts.Client() // it trusts the server's certificate
 	client.Jar = jar
+	client.Timeout = time.Minute // a handler that hangs is to be seen as such
 	return &Browser{Client: &client, t: t, base: base}
 }
 
