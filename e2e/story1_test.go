@@ -161,6 +161,9 @@ func TestStory1UnixSocket(t *testing.T) {
 			require.Equal(t, "kept", after.Page.Value)
 			require.Equal(t, first.Page.Session, after.Page.Session)
 			require.Equal(t, trust, len(st.outcomes(sessions.EventSecure)) == 0, "%v", st.outcomes())
+			if !trust {
+				require.Contains(t, st.LogLines("outcome=untrusted_proxy")[0], "X-Forwarded-Proto from a Unix socket was ignored: if that is your proxy, set Config.TrustUnixSocket")
+			}
 		})
 	}
 }
