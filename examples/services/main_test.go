@@ -159,20 +159,22 @@ func keysOf(t *testing.T, rdb *redis.Client) []string {
 func TestStop(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	cmd, stdout, stderr := start(t, "-clicks", "1", "-delay", "0", "-lifetime", "10s", "-redis", server.Addr)
-	for { // until it waits for the token to die
+	direct := server.Client(t)
+	cmd, stdout, stderr := start(t, "-clicks", "10000", "-delay", "100ms", "-redis", server.Addr)
+	for { // until it takes times, so before the logout
 		line, err := stdout.ReadString('\n')
 		require.NoError(t, err, "%s", stderr)
-		if strings.HasPrefix(line, "+ ") {
+		if strings.HasPrefix(line, "2. ") {
 			break
 		}
 	}
+	require.Len(t, keysOf(t, direct), 1)
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	_, err := io.Copy(io.Discard, stdout)
 	require.NoError(t, err)
 	require.Error(t, cmd.Wait())
 	require.Equal(t, "services: stopped\n", stderr.String())
-	require.Empty(t, keysOf(t, server.Client(t)))
+	require.Empty(t, keysOf(t, direct))
 }
 
 func TestMistakesAreSaid(t *testing.T) {
