@@ -539,12 +539,8 @@ func (c *change) useSecure(seen bool) bool {
 func (c *change) https(ctx context.Context) bool {
 	v := c.m.scheme.Detect(c.r)
 	if v.Ignored && c.m.secure == SecureAuto {
-		mend := "add it to Config.TrustedProxies"
-		if peerHost(c.r) == unixSocket {
-			mend = "set Config.TrustUnixSocket"
-		}
 		c.m.warnOnce(ctx, peerHost(c.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
-			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, " + mend})
+			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, " + howToTrust(peerHost(c.r))})
 	}
 	return v.HTTPS
 }
@@ -556,7 +552,7 @@ func (c *change) warnInsecure(ctx context.Context, secure bool) {
 		return
 	}
 	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: c.rec.ID,
-		Detail: "the cookie is Secure, but the request from " + peerHost(c.r) + " looks like plain http: a browser on plain http drops it. " +
+		Detail: "the cookie is Secure, but the request from " + peerHost(c.r) + " looks like plain http: a browser on plain http drops it, one on https keeps it. " +
 			"Behind a proxy that ends TLS, make it send " + c.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
 }
 
@@ -593,23 +589,31 @@ func (st *state) checkOrigin(ctx context.Context) {
 	if v.HTTPS {
 		return
 	}
+	mend := "make every proxy pass on " + st.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"
+	if v.Ignored {
+		mend = howToTrust(peerHost(st.r)) + ", or set Config.Secure to SecureAlways"
+	}
 	st.m.warnOnce(ctx, st.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
-		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, peerHost(st.r), st.m.scheme.Header) +
-			": make every proxy pass on " + st.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"})
+		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, st.m.scheme.Header) + ": " + mend})
 }
 
-func says(v scheme.Verdict, peer, header string) string {
+func says(v scheme.Verdict, header string) string {
 	switch {
-	case v.Ignored && peer == unixSocket:
-		return "is not trusted (Config.TrustUnixSocket), so its " + header + " is ignored"
 	case v.Ignored:
-		return "is not in Config.TrustedProxies, so its " + header + " is ignored"
+		return "is not trusted, so its " + header + " is ignored"
 	case v.Claim == "":
 		return "sends no " + header
 	case strings.EqualFold(v.Claim, "http"), strings.EqualFold(v.Claim, "ws"):
 		return "says http (" + header + ")"
 	}
 	return "says neither http nor https (" + header + ")"
+}
+
+func howToTrust(peer string) string {
+	if peer == unixSocket {
+		return "set Config.TrustUnixSocket"
+	}
+	return "add it to Config.TrustedProxies"
 }
 
 // unixSocket is what a peer without an address is called.

@@ -107,7 +107,7 @@ func TestProxiesPage_Quotes(t *testing.T) {
 		redis   bool
 	}{
 		{name: "a Secure cookie on http", config: sessions.Config{Secure: sessions.SecureAlways}, want: sessions.OutcomeInsecure,
-			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain http: a browser on plain http drops it."},
+			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain http: a browser on plain http drops it, one on https keeps it."},
 		{name: "another domain", config: sessions.Config{Cookie: sessions.Cookie{Domain: "shop.example"}}, host: "app:8080", want: sessions.OutcomeForeignDomain,
 			quote: "Cookie.Domain is shop.example, but the request is for app:8080: a browser there drops the cookie."},
 		{name: "too late", handler: func(w http.ResponseWriter, r *http.Request) {

@@ -321,7 +321,7 @@ func TestP12_SchemeMismatch(t *testing.T) {
 		says                            string // empty: no event
 	}{
 		{"no proxy header", "example.test", "https://example.test", "", "10.0.0.7:1", nil, false, "sends no X-Forwarded-Proto"},
-		{"untrusted", "example.test", "https://example.test", "https", "203.0.113.1:1", nil, false, "is not in Config.TrustedProxies"},
+		{"untrusted", "example.test", "https://example.test", "https", "203.0.113.1:1", nil, false, "is not trusted, so its X-Forwarded-Proto is ignored: add it to Config.TrustedProxies, or set"},
 		{"other word", "example.test", "https://example.test", "tcp", "10.0.0.7:1", nil, false, "says neither http nor https"},
 		{"default port", "example.test:443", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
 		{"case", "Example.Test", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
