@@ -40,6 +40,12 @@ func routes(step <-chan struct{}, use ...echo.MiddlewareFunc) *echo.Echo {
 		webtest.Count(c.Request())
 		return c.File("file.txt")
 	})
+	e.GET("/flush", func(c *echo.Context) error {
+		webtest.Count(c.Request())
+		_ = http.NewResponseController(c.Response()).Flush()
+		_, err := io.WriteString(c.Response(), "flushed\n")
+		return err
+	})
 	e.GET("/stream", func(c *echo.Context) error {
 		response, err := echo.UnwrapResponse(c.Response())
 		if err != nil {

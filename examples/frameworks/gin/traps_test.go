@@ -40,6 +40,11 @@ func routes(step <-chan struct{}, use ...gin.HandlerFunc) *gin.Engine {
 		webtest.Count(c.Request)
 		c.FileFromFS("file.txt", http.FS(webtest.Files))
 	})
+	engine.GET("/flush", func(c *gin.Context) {
+		webtest.Count(c.Request)
+		c.Writer.Flush()
+		c.String(http.StatusOK, "flushed\n")
+	})
 	engine.GET("/stream", func(c *gin.Context) { webtest.Stream(c.Request, c.Writer, c.Writer.Flush, step) })
 	engine.GET("/hijack", func(c *gin.Context) {
 		webtest.Count(c.Request)
@@ -69,22 +74,32 @@ func TestRecover(t *testing.T) {
 	}), "Recovery of an engine outside")
 }
 
-// TestRecoveryLogsCookies: in debug mode gin.Recovery writes the headers of the request to the log, and with them the
-// token. If this fails, Gin has changed, and the README can lose a paragraph.
+// TestRecoveryLogsCookies: gin.Recovery writes the headers of the request to the log, and with them the token: in debug
+// mode for any panic, otherwise for a connection that was cut. If this fails, Gin has changed, and the README can lose a
+// paragraph.
 func TestRecoveryLogsCookies(t *testing.T) {
 	defer gin.SetMode(gin.ReleaseMode)
-	for mode, logged := range map[string]bool{gin.DebugMode: true, gin.ReleaseMode: false} {
+	for _, c := range []struct {
+		mode, path string
+		logged     bool
+	}{
+		{gin.DebugMode, "/panic", true},
+		{gin.ReleaseMode, "/panic", false},
+		{gin.ReleaseMode, "/cut", true},
+	} {
 		var log bytes.Buffer
-		gin.SetMode(mode)
+		gin.SetMode(c.mode)
 		gin.DefaultWriter = io.Discard
 		f := webtest.NewFixture(t, false, func(mgr *sessions.Manager) http.Handler {
-			return mgr.Wrap(routes(nil, gin.RecoveryWithWriter(&log)))
+			engine := routes(nil, gin.RecoveryWithWriter(&log))
+			engine.GET("/cut", func(*gin.Context) { panic(http.ErrAbortHandler) })
+			return mgr.Wrap(engine)
 		})
 		gin.DefaultWriter = os.Stdout
 		f.Do("GET", "/json", "")
 		token := f.Cookie().Value
-		f.Do("GET", "/panic", "")
-		require.Equal(t, logged, bytes.Contains(log.Bytes(), []byte(token)), mode)
+		f.Do("GET", c.path, "")
+		require.Equal(t, c.logged, bytes.Contains(log.Bytes(), []byte(token)), "%s, %s", c.mode, c.path)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -36,6 +37,11 @@ func routes(step <-chan struct{}) http.Handler {
 	mux.HandleFunc("/file", func(w http.ResponseWriter, r *http.Request) {
 		webtest.Count(r)
 		http.ServeFileFS(w, r, webtest.Files, "file.txt")
+	})
+	mux.HandleFunc("/flush", func(w http.ResponseWriter, r *http.Request) {
+		webtest.Count(r)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "flushed\n")
 	})
 	mux.HandleFunc("/stream", func(w http.ResponseWriter, r *http.Request) {
 		webtest.Stream(r, w, func() { _ = http.NewResponseController(w).Flush() }, step)

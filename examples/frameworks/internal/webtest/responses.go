@@ -122,7 +122,7 @@ func (f *Fixture) BreakWrites() { f.SetFault(writes) }
 
 // Responses checks each way in which a framework can answer. In the handler of build each of these paths counts a visit,
 // and answers by the means of the framework: /json with {"n":1}, /redirect to /elsewhere, /empty with 204, /abort with
-// 403, /file with Files, /stream with Stream, /hijack with Hijacked.
+// 403, /file with Files, /flush with a flush before its body, /stream with Stream, /hijack with Hijacked.
 func Responses(t *testing.T, build func(mgr *sessions.Manager, step <-chan struct{}) http.Handler) {
 	answers := []struct {
 		path, body string
@@ -133,6 +133,7 @@ func Responses(t *testing.T, build func(mgr *sessions.Manager, step <-chan struc
 		{"/empty", "", http.StatusNoContent},
 		{"/abort", "", http.StatusForbidden},
 		{"/file", "a file\n", http.StatusOK},
+		{"/flush", "flushed\n", http.StatusOK},
 	}
 	for name, http2 := range map[string]bool{"http1": false, "http2": true} {
 		t.Run(name, func(t *testing.T) {
@@ -161,7 +162,7 @@ func Responses(t *testing.T, build func(mgr *sessions.Manager, step <-chan struc
 				f.Do("GET", "/json", "")
 				cookie := f.Cookie().Value
 				f.BreakWrites()
-				paths := []string{"/json", "/redirect", "/empty", "/abort", "/file", "/stream"}
+				paths := []string{"/json", "/redirect", "/empty", "/abort", "/file", "/flush", "/stream"}
 				if !http2 {
 					paths = append(paths, "/hijack")
 				}
