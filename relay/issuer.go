@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -102,15 +103,18 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 	if len(i.hosts) == 0 && len(cfg.Hosts) == 0 {
 		bad.add("Hosts", "required: without a host that may have it nobody gets a token")
 	}
+	published := slices.Clone(cfg.Published)
 	if cfg.Key.signer == nil {
 		bad.add("Key", "required: make one with NewSigningKey, and look at the error that it returned")
-		return nil, bad.join()
+	} else {
+		published = append(published, cfg.Key.public)
 	}
-	published := append([]PublicKey{cfg.Key.public}, cfg.Published...)
-	if _, err := newKeyMap(published); err != nil {
-		bad.add("Published", "%v", err)
-	} else if i.keys, err = marshalKeys(published); err != nil {
-		bad.add("Published", "%v", err)
+	if len(published) > 0 {
+		if _, err := newKeyMap(published); err != nil {
+			bad.add("Published", "with Key at the end: %v", err)
+		} else if i.keys, err = marshalKeys(published); err != nil {
+			bad.add("Published", "%v", err)
+		}
 	}
 	if err := bad.join(); err != nil {
 		return nil, err
@@ -133,20 +137,23 @@ type click struct {
 	txn     string
 	content string // what the token says, but for its times
 	token   string
-	renewAt time.Time
+	renewAt time.Time // half of its life is over
+	expires time.Time
 }
 
 type clickKey struct{ *Issuer }
 
 // Wrap deletes the header from what comes in, so that nobody outside chooses a token, and lets the calls of one request
-// share one. It belongs outside of the session's middleware: issuer.Wrap(mgr.Wrap(mux)).
+// share one. It belongs outside of the session's middleware: issuer.Wrap(mgr.Wrap(mux)). Wrap panics if next is nil.
 func (i *Issuer) Wrap(next http.Handler) http.Handler {
+	if isNil(next) {
+		panic("relay: Wrap: the handler is nil")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if clean := withoutHeader(r, i.header); clean != r {
-			r = clean
+		r = withoutHeader(r, i.header, func() {
 			i.report(r.Context(), slog.LevelWarn, "a client has sent a token of its own", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
 				Detail: i.header + " was deleted before anybody saw it"})
-		}
+		})
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{})))
 	})
 }
@@ -171,8 +178,9 @@ var ErrNotWrapped = errors.New("relay: the context is not that of a request whic
 
 // Token returns the token of the session in the context, for calls that are not made over [Issuer.Transport]. It is
 // empty for a session without values: that is nobody. The calls of one request get one token, unless the shared values
-// change, or half of its life is over. Errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped], and
-// those of a signer that fails.
+// change, or half of its life is over. Errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped],
+// [sessions.ErrGone] if the session has ended since it was loaded, or does within the second, and those of a signer that
+// fails.
 func (i *Issuer) Token(ctx context.Context) (string, error) {
 	c, ok := ctx.Value(clickKey{i}).(*click)
 	if !ok {
@@ -192,7 +200,7 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	}
 	cl := claims{
 		Issuer: i.issuer, Audience: i.audience, Session: s.ID(), Subject: s.ID(),
-		Began: s.CreatedAt().Unix(), Ends: s.ExpiresAt().Unix(),
+		Began:  s.CreatedAt().Unix(),
 		Values: make(map[string]json.RawMessage, len(i.share)),
 	}
 	if i.subject != nil {
@@ -217,17 +225,22 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", errors.New("relay: a value of the session is not JSON")
 	}
-	now := time.Now()
-	if string(content) == c.content && now.Before(c.renewAt) {
+	// The end of a session that was changed moves on with the clock: that alone makes no other token.
+	now, ends := time.Now(), s.ExpiresAt()
+	if string(content) == c.content && now.Before(c.renewAt) && !ends.Before(c.expires) {
 		return c.token, nil
 	}
-	cl.IssuedAt = now.Unix()
+	cl.IssuedAt, cl.Ends = now.Unix(), ends.Unix()
 	cl.Expires = min(now.Add(i.lifetime).Unix(), cl.Ends)
+	expires := time.Unix(cl.Expires, 0)
+	if !now.Before(expires) {
+		return "", fmt.Errorf("relay: no token would live any longer: %w", sessions.ErrGone)
+	}
 	token, err := sign(i.key, &cl, i.maxSize)
 	if err != nil {
 		return "", err
 	}
-	c.content, c.token, c.renewAt = string(content), token, now.Add(i.lifetime/2)
+	c.content, c.token, c.renewAt, c.expires = string(content), token, now.Add(expires.Sub(now)/2), expires
 	return token, nil
 }
 

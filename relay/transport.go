@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/netip"
 	"net/textproto"
 	"net/url"
+	"reflect"
+	"strconv"
 	"strings"
 
 	"handover.example/sessions"
@@ -22,6 +26,9 @@ type transport struct {
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL == nil {
+		return t.base.RoundTrip(req) // which says what is wrong
+	}
 	token := ""
 	if t.hosts.has(req.URL) {
 		var err error
@@ -33,13 +40,26 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	if token != "" || hasHeader(req.Header, t.header) {
-		req = req.Clone(req.Context())
-		deleteHeader(req.Header, t.header)
-		if token != "" {
-			req.Header[t.header] = []string{token}
+		// Not Clone: a caller may fill in its trailers while the body is read, and a copy would not have them.
+		req = req.WithContext(req.Context())
+		header := req.Header.Clone()
+		if header == nil {
+			header = http.Header{}
 		}
+		deleteHeader(header, t.header)
+		if token != "" {
+			header[t.header] = []string{token}
+		}
+		req.Header = header
 	}
 	return t.base.RoundTrip(req)
+}
+
+// CloseIdleConnections does so at the base: http.Client.CloseIdleConnections looks for it.
+func (t *transport) CloseIdleConnections() {
+	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
+		base.CloseIdleConnections()
+	}
 }
 
 // withoutProxy is http.DefaultTransport, but for the proxies of the environment: those are for the world outside, and
@@ -54,39 +74,59 @@ func withoutProxy() http.RoundTripper {
 	return t
 }
 
-// hosts are those that may have a token: a name for every port of it, or a name and a port.
-type hosts map[string]bool
+// hosts are those that may have a token.
+type hosts map[host]bool
+
+// host is a name in one spelling. Its port is empty for every port.
+type host struct{ name, port string }
 
 func newHosts(names []string, bad *mistakes) hosts {
 	h := hosts{}
-	for _, name := range names {
-		u, err := url.Parse("//" + name)
-		if err != nil || u.Host != name || u.Hostname() == "" || u.User != nil || strings.ContainsAny(name, "*?#/@ ") {
-			bad.add("Hosts", "%q is not a host name or address, with or without a port", name)
+	for _, text := range names {
+		u, err := url.Parse("//" + text)
+		if err != nil || u.Host != text || strings.ContainsAny(text, "*?#/@ ") || strings.HasSuffix(text, ":") {
+			bad.add("Hosts", "%q is not a host name or address, with or without a port", text)
 			continue
 		}
-		h[canonicalHost(u.Hostname(), u.Port())] = true
+		name, port := canonicalName(u.Hostname()), u.Port()
+		n, err := strconv.ParseUint(port, 10, 16)
+		switch {
+		case name == "" || strings.Contains(name, ":") && text[0] != '[':
+			bad.add("Hosts", "%q is not a host name or address, with or without a port; an IPv6 address has brackets", text)
+		case port != "" && (err != nil || n == 0):
+			bad.add("Hosts", "%q has no port from 1 to 65535", text)
+		case port != "":
+			h[host{name, strconv.FormatUint(n, 10)}] = true
+		default:
+			h[host{name: name}] = true
+		}
 	}
 	return h
 }
 
-func canonicalHost(name, port string) string {
+// canonicalName gives one spelling for all of a name or an address.
+func canonicalName(name string) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if port == "" {
-		return name
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return addr.Unmap().String()
 	}
-	return name + " " + port
+	return name
 }
 
 func (h hosts) has(u *url.URL) bool {
-	if h[canonicalHost(u.Hostname(), "")] {
+	name := canonicalName(u.Hostname())
+	if name == "" {
+		return false
+	}
+	if h[host{name: name}] {
 		return true
 	}
 	port := u.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	return port != "" && h[canonicalHost(u.Hostname(), port)]
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && h[host{name, strconv.FormatUint(n, 10)}]
 }
 
 // sameHeader also takes '_' for '-', as many servers behind do.
@@ -111,20 +151,57 @@ func deleteHeader(h http.Header, header string) {
 	}
 }
 
-// withoutHeader gives a request without the header; the same one if it has none. The caller's own is not changed.
-func withoutHeader(r *http.Request, header string) *http.Request {
-	if !hasHeader(r.Header, header) && !hasHeader(r.Trailer, header) {
+// withoutHeader gives a request without the header, and the same one if it cannot have it; the caller's own is not
+// changed. It calls found, once, if the header was there, which for a trailer may be when the body has been read.
+func withoutHeader(r *http.Request, header string, found func()) *http.Request {
+	inHeader := hasHeader(r.Header, header)
+	if !inHeader && r.Trailer == nil {
 		return r
 	}
 	r2 := new(http.Request)
 	*r2 = *r
-	r2.Header = r.Header.Clone()
-	deleteHeader(r2.Header, header)
-	if hasHeader(r.Trailer, header) {
+	if inHeader {
+		r2.Header = r.Header.Clone()
+		deleteHeader(r2.Header, header)
+	}
+	if r.Trailer != nil {
+		// The server fills in the trailers when the body has been read, also those that were not announced, in a map that
+		// copies of its request share.
+		inHeader = inHeader || hasHeader(r.Trailer, header)
 		r2.Trailer = r.Trailer.Clone()
 		deleteHeader(r2.Trailer, header)
+		if r.Body != nil {
+			r2.Body = &trailerBody{ReadCloser: r.Body, from: r.Trailer, to: r2.Trailer, header: header, found: found, told: inHeader}
+		}
+	}
+	if inHeader {
+		found()
 	}
 	return r2
+}
+
+// trailerBody hands the trailers on, but for the header, when the body has ended.
+type trailerBody struct {
+	io.ReadCloser
+	from, to http.Header
+	header   string
+	found    func()
+	told     bool
+}
+
+func (b *trailerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		for name, lines := range b.from {
+			if !sameHeader(name, b.header) {
+				b.to[name] = lines
+			} else if !b.told {
+				b.told = true
+				b.found()
+			}
+		}
+	}
+	return n, err
 }
 
 // checkHeader gives the canonical form of the header's name, or the default.
@@ -140,7 +217,8 @@ func checkHeader(name string, bad *mistakes) string {
 		}
 	}
 	switch canonical {
-	case "Authorization", "Proxy-Authorization", "Cookie", "Host", "Connection", "Content-Length", "Transfer-Encoding":
+	case "Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Host", "Content-Length", "Content-Type",
+		"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
 		bad.add("Header", "%s has a meaning of its own", canonical)
 	}
 	return canonical
@@ -154,6 +232,18 @@ func (m *mistakes) add(field, format string, args ...any) {
 }
 
 func (m mistakes) join() error { return errors.Join(m...) }
+
+// isNil sees through an interface to a nil pointer, such as that of a constructor whose error was not looked at.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch rv := reflect.ValueOf(v); rv.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Slice, reflect.Chan:
+		return rv.IsNil()
+	}
+	return false
+}
 
 func orDefault[T comparable](v, std T) T {
 	var zero T

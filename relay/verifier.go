@@ -81,8 +81,8 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 		verified: newCache(orDefault(cfg.CacheSize, 10_000)),
 	}
 	checkParties(cfg.Issuer, cfg.TrustDomain, &bad)
-	if cfg.Keys == nil {
-		bad.add("Keys", "required: make one with NewKeySet or NewRemoteKeySet")
+	if isNil(cfg.Keys) {
+		bad.add("Keys", "required: make one with NewKeySet or NewRemoteKeySet, and look at the error that it returned")
 	}
 	if v.algorithm != EdDSA && v.algorithm != ES256 {
 		bad.add("Algorithm", "%q is neither EdDSA nor ES256", string(v.algorithm))
@@ -103,8 +103,12 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 // its times and the values that the edge shares, read-only. A request without a token has a session with nothing in it,
 // as that of a visitor whom nobody knows. One whose token is refused, or that has several, does not reach the handler.
 //
-// The handler no longer sees the header: it goes on over [Verifier.Transport], and to nobody else.
+// The handler no longer sees the header: it goes on over [Verifier.Transport], and to nobody else. Wrap panics if next is
+// nil.
 func (v *Verifier) Wrap(next http.Handler) http.Handler {
+	if isNil(next) {
+		panic("relay: Wrap: the handler is nil")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		s, err := v.session(r)
@@ -129,10 +133,14 @@ func (v *Verifier) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		s.ctx = r.Context()
-		r = withoutHeader(r, v.header)
-		next.ServeHTTP(w, r.WithContext(sessions.NewContext(r.Context(), s)))
+		r = withoutHeader(r, v.header, func() {})
+		next.ServeHTTP(w, r.WithContext(sessions.NewContext(context.WithValue(s.ctx, relayedKey{}, s), s)))
 	})
 }
+
+// relayedKey is the context key of the session that came by relay: a service may have sessions of its own inside, and then
+// [sessions.Get] gives those.
+type relayedKey struct{}
 
 func (v *Verifier) session(r *http.Request) (*session, error) {
 	var token string
@@ -210,11 +218,7 @@ func (v *Verifier) Transport(base http.RoundTripper) http.RoundTripper {
 // Token returns the token that came with the request of the context, for calls that are not made over
 // [Verifier.Transport]; it is empty if there was none. Errors are [ErrNotWrapped], and a [*TokenError] if it has expired.
 func (v *Verifier) Token(ctx context.Context) (string, error) {
-	s, err := sessions.Get(ctx)
-	if err != nil {
-		return "", ErrNotWrapped
-	}
-	r, ok := s.(*session)
+	r, ok := ctx.Value(relayedKey{}).(*session)
 	if !ok || r.verifier != v {
 		return "", ErrNotWrapped
 	}
@@ -229,11 +233,7 @@ func (v *Verifier) Token(ctx context.Context) (string, error) {
 // destroyed or renewed, or has ended; [sessions.ErrNotFound] if the request came without one; [ErrNotWrapped]; and any
 // other if the store could not answer: then do not take the step.
 func Confirm(ctx context.Context) error {
-	s, err := sessions.Get(ctx)
-	if err != nil {
-		return ErrNotWrapped
-	}
-	r, ok := s.(*session)
+	r, ok := ctx.Value(relayedKey{}).(*session)
 	switch {
 	case !ok:
 		return ErrNotWrapped
@@ -295,7 +295,7 @@ func (c *cache) put(hash [sha256.Size]byte, cl *claims) {
 }
 
 func (c *cache) add(hash [sha256.Size]byte, cl *claims) {
-	if c.young == nil || len(c.young) >= c.limit {
+	if _, again := c.young[hash]; c.young == nil || len(c.young) >= c.limit && !again {
 		c.older, c.young = c.young, make(map[[sha256.Size]byte]*claims)
 	}
 	c.young[hash] = cl
