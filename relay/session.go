@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,7 +18,7 @@ type session struct {
 	verifier *Verifier
 	ctx      context.Context // for events
 	claims   *claims         // nil if the request came without a token
-	token    string
+	token    *string         // as it came; a pointer, because what prints a struct around a session does not follow it
 }
 
 func (s *session) ID() string {
@@ -51,7 +52,8 @@ func (s *session) Get(key string, into any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	// A copy: requests with the same token share what was decoded, and an UnmarshalJSON may write where it reads.
+	if err := json.Unmarshal(bytes.Clone(raw), into); err != nil {
 		return true, fmt.Errorf("relay: the value does not fit %T", into)
 	}
 	return true, nil

@@ -161,7 +161,7 @@ func (v *Verifier) session(r *http.Request) (*session, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &session{verifier: v, claims: c, token: token}, nil
+		return &session{verifier: v, claims: c, token: &token}, nil
 	}
 	return nil, refuse(sessions.OutcomeMalformed, "there are %d of them, and nobody knows which one was meant", n)
 }
@@ -225,7 +225,7 @@ func (v *Verifier) Token(ctx context.Context) (string, error) {
 	if r.claims == nil {
 		return "", nil
 	}
-	return r.token, v.check(r.claims, time.Now())
+	return *r.token, v.check(r.claims, time.Now())
 }
 
 // Confirm asks the store whether the session of the context still lives, for a step that must not be taken after a
