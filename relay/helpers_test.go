@@ -355,17 +355,19 @@ func (s *service) use(token string, fn func(ctx context.Context, s sessions.Sess
 		require.NoError(s.t, err)
 		fn(r.Context(), session)
 	}, token)
-	require.True(s.t, reached, "%d %s", w.Code, s.rec.lines())
+	require.True(s.t, reached, "refused: %d", w.Code)
 }
 
 // accepts and refuses say what becomes of a token.
 func (s *service) accepts(token string) {
 	s.t.Helper()
 	s.rec.take()
+	s.rec.lines()
 	w, reached := s.call(nil, token)
-	require.True(s.t, reached, "%d, %s", w.Code, s.rec.lines())
+	lines := s.rec.lines()
+	require.True(s.t, reached, "%d, %s", w.Code, lines)
 	require.Equal(s.t, []string{"load loaded"}, s.rec.take())
-	require.Empty(s.t, s.rec.lines())
+	require.Empty(s.t, lines)
 }
 
 func (s *service) refuses(outcome sessions.Outcome, tokens ...string) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/cryptosigner"
+	josejson "github.com/go-jose/go-jose/v4/json"
 
 	"handover.example/sessions"
 )
@@ -48,10 +49,18 @@ type SigningKey struct {
 // on which it was made. The signer is an ed25519.PrivateKey for [EdDSA], or an ECDSA key on P-256 for [ES256], in memory
 // or in hardware. A key from a file comes from x509.ParsePKCS8PrivateKey.
 func NewSigningKey(id string, signer crypto.Signer) (SigningKey, error) {
-	if signer == nil {
-		return SigningKey{}, &sessions.ConfigError{Field: "signer", Reason: "required: an ed25519.PrivateKey, or an ECDSA key on P-256"}
+	var key crypto.PublicKey
+	switch s := signer.(type) {
+	case ed25519.PrivateKey:
+		if len(s) == ed25519.PrivateKeySize { // Public panics otherwise
+			key = s.Public()
+		}
+	default:
+		if !isNil(signer) {
+			key = signer.Public()
+		}
 	}
-	public, err := NewPublicKey(id, signer.Public())
+	public, err := NewPublicKey(id, key)
 	if err != nil {
 		return SigningKey{}, err
 	}
@@ -88,7 +97,7 @@ func NewPublicKey(id string, key crypto.PublicKey) (PublicKey, error) {
 			p.algorithm = EdDSA
 		}
 	case *ecdsa.PublicKey:
-		if k != nil && k.Curve == elliptic.P256() {
+		if k != nil && k.Curve == elliptic.P256() && k.X != nil && k.Y != nil {
 			if _, err := k.ECDH(); err == nil { // on the curve
 				p.algorithm = ES256
 			}
@@ -174,7 +183,7 @@ func parseKeys(text []byte) (keyMap, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.Unmarshal(text, &set); err != nil {
+	if err := josejson.Unmarshal(text, &set); err != nil { // which refuses a member that is there twice
 		return nil, errors.New("not a JWK set")
 	}
 	var keys []PublicKey
@@ -267,7 +276,7 @@ func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 // Key returns the key with this ID. A key that is there is returned at once; if the keys are due, they are fetched beside
 // that. It implements [KeySet].
 func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
-	for {
+	for waited := false; ; waited = true { // once: with a slow edge there is always a next fetch
 		now := time.Now()
 		s.mu.Lock()
 		if now.Sub(s.fetched) >= s.keep {
@@ -276,7 +285,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 		key, ok := s.keys[id]
 		wanted := !ok || now.Sub(s.fetched) >= s.refresh
 		allowed := now.Sub(s.tried) >= s.retry
-		if wanted && allowed && s.fetching == nil {
+		if wanted && allowed && s.fetching == nil && !waited {
 			s.tried, s.fetching = now, make(chan struct{})
 			go s.fetch(s.fetching)
 		}
@@ -285,7 +294,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 		switch {
 		case ok:
 			return key, nil
-		case running != nil:
+		case running != nil && !waited:
 			select {
 			case <-running:
 			case <-ctx.Done():

@@ -13,6 +13,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"hash"
 	"log/slog"
@@ -481,14 +482,14 @@ func TestTokens_AnyFlippedBit(t *testing.T) {
 				c.Algorithm, c.Keys = a, keySet(t, signingKey(t, "k1", m.key).Public())
 				c.Logger, c.Observe = slog.New(slog.DiscardHandler), nil
 			})
-			token := m.good()
+			token := m.claim("tctx", map[string]any{"user_id": 42})
 			require.NoError(t, s.verifier.VerifyAt(t.Context(), token, m.now))
 			tried := 0
 			refused := func(changed string) {
 				tried++
-				require.NotEqual(t, token, changed)
-				err := s.verifier.VerifyAt(t.Context(), changed, m.now)
-				require.ErrorAs(t, err, new(*relay.TokenError), changed)
+				if err := s.verifier.VerifyAt(t.Context(), changed, m.now); changed == token || !errors.As(err, new(*relay.TokenError)) {
+					t.Fatalf("%q: %v", changed, err)
+				}
 			}
 			for i, p := range strings.Split(token, ".") {
 				bytes := decode(t, p)
@@ -628,7 +629,9 @@ func TestP11_TokenErrorsHoldNothingOfTheToken(t *testing.T) {
 		require.True(t, strings.HasPrefix(err.Error(), "relay: token refused: "), err.Error())
 		text := fmt.Sprintf("%v %+v %#v %s", err, err, refused, asJSON(t, refused))
 		for i := 0; i+10 <= len(token); i++ {
-			require.NotContains(t, text, token[i:i+10], r.name)
+			if strings.Contains(text, token[i:i+10]) {
+				t.Fatalf("%s: %q is in %s", r.name, token[i:i+10], text)
+			}
 		}
 		for _, secret := range []string{"evil", "bank", "user 1", "user 42", "a-public-handle", "one-click", "k9", "dev/null"} {
 			require.NotContains(t, text, secret, r.name)
