@@ -193,6 +193,15 @@ func (w base) Write(b []byte) (int, error) {
 	return w.t.inner.Write(b)
 }
 
+// CloseNotify is deprecated, and some still ask for it without looking whether it is there (gin's Stream): it always is.
+// Over a writer that has none it never notifies.
+func (w base) CloseNotify() <-chan bool {
+	if n, ok := w.t.inner.(interface{ CloseNotify() <-chan bool }); ok {
+		return n.CloseNotify()
+	}
+	return make(chan bool)
+}
+
 func (w base) flush() error {
 	if err := w.t.Begin(); err != nil {
 		return err

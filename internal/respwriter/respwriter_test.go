@@ -507,3 +507,25 @@ func TestWrap_allocates(t *testing.T) {
 		}
 	}
 }
+
+// notifying is an inner writer with the deprecated method.
+type notifying struct {
+	*inner
+	gone chan bool
+}
+
+func (n notifying) CloseNotify() <-chan bool { return n.gone }
+
+func TestCloseNotify(t *testing.T) {
+	asked := func(w http.ResponseWriter) <-chan bool {
+		return new(Writer).Wrap(w, nil).(interface{ CloseNotify() <-chan bool }).CloseNotify()
+	}
+	n := notifying{newInner(), make(chan bool, 1)}
+	n.gone <- true
+	require.True(t, <-asked(n))
+	select {
+	case <-asked(newInner()):
+		t.Fatal("nobody has gone")
+	default:
+	}
+}
