@@ -180,7 +180,9 @@ func (t *teller) takeTimes(ctx context.Context) error {
 				}
 				took[i] = append(took[i], time.Since(start))
 			}
-			t.progress("%d of %d clicks", len(took[1]), t.clicks)
+			if n := len(took[1]); n%10 == 0 {
+				t.progress("%d of %d clicks", n, t.clicks)
+			}
 		}
 		t.progress("")
 		name := "Redis as it is"
