@@ -32,6 +32,11 @@ const minSecret = 32
 // put the new one first, and drop the old one when the longest session has ended. Too short, repeated or missing
 // secrets are reported together, as a join of [*ConfigError].
 func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
+	return codecOf(newSecureCookie, secrets)
+}
+
+// codecOf makes a codec of each secret.
+func codecOf(make func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
 	var bad mistakes
 	if len(secrets) == 0 {
 		bad.add("secrets", "none given: pass a random secret of %d bytes or more", minSecret)
@@ -48,7 +53,7 @@ func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 				bad.add(field, "the same as secrets[%d]: give each secret once", j)
 			}
 		}
-		c, err := newSecureCookie(secret)
+		c, err := make(secret)
 		if err != nil {
 			bad.add(field, "%v", err)
 			continue
@@ -92,7 +97,7 @@ var errSeal = errors.New("sessions: the seal does not fit")
 
 type secureCookie struct{ sc *securecookie.SecureCookie }
 
-func newSecureCookie(secret []byte) (*secureCookie, error) {
+func newSecureCookie(secret []byte) (Codec, error) {
 	derive := func(use string) ([]byte, error) {
 		return hkdf.Key(sha256.New, secret, nil, "handover.example/sessions securecookie "+use, 32)
 	}

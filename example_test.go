@@ -663,6 +663,30 @@ func ExampleNewSecureCookieCodec() {
 	// sessions: secrets[0]: 7 bytes are too short: use 32 or more from a random source
 }
 
+func ExampleNewAEADCodec() {
+	secret := bytes.Repeat([]byte{1}, 32)
+	before, err := sessions.NewSecureCookieCodec(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	after, err := sessions.NewAEADCodec(secret)
+	if err != nil {
+		log.Fatal(err)
+	}
+	during := sessions.Codecs(after, before)
+
+	sealed, _ := before.Seal("session", []byte("data"))
+	plain, err := during.Open("session", sealed)
+	fmt.Println(string(plain), err)
+
+	shorter, _ := during.Seal("session", []byte("data"))
+	plain, err = after.Open("session", shorter)
+	fmt.Println(string(plain), err, len(shorter) < len(sealed))
+	// Output:
+	// data <nil>
+	// data <nil> true
+}
+
 // plainCodec shows the shape of a Codec. It hides and protects nothing.
 type plainCodec struct{}
 

@@ -1,0 +1,109 @@
+package sessions
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"errors"
+)
+
+// NewAEADCodec returns a Codec of the standard library alone: XAES-256-GCM (c2sp.org/XAES-256-GCM), with the name of the
+// cookie as additional data, and keys derived from the secrets by HKDF. It takes less time than [NewSecureCookieCodec],
+// and makes shorter cookies: base64 once and not twice.
+//
+// The nonces are 192 random bits, so that the number of cookies that a secret may seal, 2^80, is none that a program can
+// reach; plain AES-GCM would have to stop at 2^32. The same rules hold for the secrets as there, and the same ones may be
+// used: the keys are others. To move from one codec to the other put the new one first in [Codecs], deploy, and drop the
+// older one when the longest session has ended.
+func NewAEADCodec(secrets ...[]byte) (Codec, error) {
+	return codecOf(newXAES, secrets)
+}
+
+const (
+	xaesNonce = 24
+	gcmNonce  = 12
+	gcmTag    = 16
+)
+
+// xaes is XAES-256-GCM: AES-256-GCM with a key for each message, which is derived from the first half of a long nonce by
+// CMAC (NIST SP 800-108r1).
+type xaes struct {
+	block cipher.Block
+	mask  [aes.BlockSize]byte // the subkey K1 of CMAC (NIST SP 800-38B)
+}
+
+func newXAES(secret []byte) (Codec, error) {
+	key, err := hkdf.Key(sha256.New, secret, nil, "handover.example/sessions aead", 32)
+	if err != nil {
+		return nil, err
+	}
+	return xaesOf(key)
+}
+
+func xaesOf(key []byte) (*xaes, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	x := &xaes{block: block}
+	block.Encrypt(x.mask[:], x.mask[:])
+	carry := byte(0)
+	for i := len(x.mask) - 1; i >= 0; i-- {
+		x.mask[i], carry = x.mask[i]<<1|carry, x.mask[i]>>7
+	}
+	x.mask[len(x.mask)-1] ^= carry * 0x87
+	return x, nil
+}
+
+// message gives the AEAD for the messages whose nonce begins so.
+func (x *xaes) message(nonce []byte) (cipher.AEAD, error) {
+	var key [2 * aes.BlockSize]byte
+	for i := range 2 {
+		half := key[i*aes.BlockSize:][:aes.BlockSize]
+		copy(half, []byte{0, byte(i + 1), 'X', 0})
+		copy(half[4:], nonce[:gcmNonce])
+		subtle.XORBytes(half, half, x.mask[:])
+		x.block.Encrypt(half, half)
+	}
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+func (x *xaes) Seal(name string, plain []byte) (string, error) {
+	sealed := make([]byte, xaesNonce, xaesNonce+len(plain)+gcmTag)
+	_, _ = rand.Read(sealed) // never fails
+	aead, err := x.message(sealed)
+	if err != nil {
+		return "", errors.New("sessions: the record cannot be sealed")
+	}
+	return base64.RawURLEncoding.EncodeToString(aead.Seal(sealed, sealed[gcmNonce:xaesNonce], plain, []byte(name))), nil
+}
+
+func (x *xaes) Open(name, sealed string) ([]byte, error) {
+	for i := range len(sealed) {
+		if sealed[i] < ' ' { // line breaks are passed over: one value has one text here
+			return nil, errSeal
+		}
+	}
+	text, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
+	if err != nil || len(text) < xaesNonce+gcmTag {
+		return nil, errSeal
+	}
+	aead, err := x.message(text)
+	if err != nil {
+		return nil, errSeal
+	}
+	body := text[xaesNonce:]
+	plain, err := aead.Open(body[:0], text[gcmNonce:xaesNonce], body, []byte(name))
+	if err != nil {
+		return nil, errSeal
+	}
+	return plain, nil
+}
