@@ -34,16 +34,17 @@ import (
 type mint struct {
 	tb        testing.TB
 	algorithm relay.Algorithm
-	key       crypto.Signer // the edge's, under the kid k1
+	kid       string
+	key       crypto.Signer // the edge's, under this kid
 	other     crypto.Signer // an attacker's
 	now       time.Time
 }
 
 func newMint(tb testing.TB, a relay.Algorithm) *mint {
-	return &mint{tb: tb, algorithm: a, key: signerOf(tb, a, 1), other: signerOf(tb, a, 2), now: time.Now()}
+	return &mint{tb: tb, algorithm: a, kid: "k1", key: signerOf(tb, a, 1), other: signerOf(tb, a, 2), now: time.Now()}
 }
 
-func (m *mint) header() object { return goodHeader(m.algorithm, "k1") }
+func (m *mint) header() object { return goodHeader(m.algorithm, m.kid) }
 func (m *mint) claims() object { return goodClaims(m.now) }
 func (m *mint) good() string   { return m.with(m.header(), m.claims()) }
 
