@@ -51,3 +51,46 @@ func TestP01_Allocations(t *testing.T) {
 	}
 	require.Zero(t, spy.calls())
 }
+
+// What a request costs in allocations, with a small session. The sealed cookie is that of the AEAD codec; the store in
+// memory makes a copy of each record, and the Redis client allocates by itself, so that neither would show much. The race
+// detector costs a few.
+func TestAllocations(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: storeOver(t, codecKind(sessions.NewAEADCodec).with(t, secretA))})
+	require.NoError(t, err)
+	user, visits := sessions.NewKey[string]("user"), sessions.NewKey[int]("visits")
+	handler := func(fn func(sessions.Session)) http.Handler {
+		return mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			fn(s)
+			w.WriteHeader(http.StatusNoContent)
+		}))
+	}
+	b := newSite(t, storeOver(t, codecKind(sessions.NewAEADCodec).with(t, secretA))).browser()
+	b.use(func(s sessions.Session) {
+		require.NoError(t, user.Set(s, "ada"))
+		require.NoError(t, visits.Set(s, 1))
+	})
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("Cookie", "session="+b.cookie())
+	w := &discard{http.Header{}}
+	for _, c := range []struct {
+		name string
+		most float64
+		fn   func(sessions.Session)
+	}{
+		{"read", 20, func(s sessions.Session) { _, _ = visits.Get(s) }},
+		{"read and write", 46, func(s sessions.Session) { _, _ = visits.Update(s, func(n int) int { return n + 1 }) }},
+	} {
+		h := handler(c.fn)
+		got := testing.AllocsPerRun(500, func() {
+			clear(w.header)
+			h.ServeHTTP(w, r)
+		})
+		require.LessOrEqual(t, got, c.most, c.name)
+	}
+}

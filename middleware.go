@@ -326,34 +326,35 @@ func (l loading) Value(key any) any {
 func (st *state) session(ctx context.Context) (Session, error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if !st.asked {
-		st.asked = true
-		st.checkOrigin(loading{ctx, st.m})
-	}
 	if st.s != nil || st.err != nil {
 		if st.err != nil {
 			return nil, st.err
 		}
 		return st.s, nil
 	}
-	rec, err := st.load(loading{ctx, st.m})
+	inner := &loading{ctx, st.m}
+	if !st.asked {
+		st.asked = true
+		st.checkOrigin(inner)
+	}
+	rec, err := st.load(inner)
 	if err != nil {
 		if ctx.Err() == nil {
 			st.err = err // an answer cut short by this caller's context says nothing to the next one
 		}
 		return nil, err
 	}
-	st.s = &session{
-		limits: &st.m.limits, rec: rec, stored: rec != nil, isNew: rec == nil,
-		late: st.writer.Begun,
-		warn: func(what string) {
-			st.m.emit(st.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: st.m.storeName, Detail: what})
-		},
-	}
+	st.s = &session{limits: &st.m.limits, response: st, rec: rec, stored: rec != nil, isNew: rec == nil}
 	if rec == nil {
 		st.s.rec = st.m.limits.newRecord(time.Now())
 	}
 	return st.s, nil
+}
+
+func (st *state) begun() bool { return st.writer.Begun() }
+
+func (st *state) warnLate(what string) {
+	st.m.emit(st.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: st.m.storeName, Detail: what})
 }
 
 // load tries the client's cookies in order. It returns nil without an error if none of them stands for a session.
@@ -365,9 +366,7 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 	st.client.sent = len(tokens) > 0
 	for _, token := range tokens {
 		rec, err := m.loadToken(ctx, token)
-		var miss *NotFoundError
-		switch {
-		case err == nil:
+		if err == nil {
 			st.client.token, st.client.persistent, st.client.secure = token, rec.Persistent, rec.Secure
 			outcome := OutcomeLoaded
 			if rec.dual.adopted {
@@ -375,12 +374,13 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 			}
 			m.emit(ctx, Event{Kind: EventLoad, Outcome: outcome, SessionID: rec.ID, Store: m.storeName, Duration: time.Since(start)})
 			return rec, nil
-		case errors.As(err, &miss):
-			m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: time.Since(start)})
-		default:
+		}
+		var miss *NotFoundError
+		if !errors.As(err, &miss) {
 			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: time.Since(start), Err: err})
 			return nil, err
 		}
+		m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: time.Since(start)})
 	}
 	m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeNone, Store: m.storeName})
 	return nil, nil

@@ -64,9 +64,8 @@ type Session interface {
 
 // session is the Session of a Manager.
 type session struct {
-	limits *limits
-	late   func() bool  // whether the response has begun
-	warn   func(string) // reports a change that can no longer be made; the argument says which
+	limits   *limits
+	response response
 
 	mu     sync.Mutex
 	rec    *Record // the session as the handler sees it; private to this request
@@ -80,6 +79,14 @@ type session struct {
 	gen    uint64    // counts the changes
 
 	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
+}
+
+// response is the response that the changes of a session go with.
+type response interface {
+	// begun says whether it is too late to tell the client anything.
+	begun() bool
+	// warnLate reports a change that can no longer be made; what says which.
+	warnLate(what string)
 }
 
 // limits are the timeouts that the manager gives to its sessions.
@@ -255,19 +262,19 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 
 func (s *session) Renew() {
 	s.mu.Lock()
-	late := s.late() // with the lock: after this, no commit has overlooked it
+	late := s.response.begun() // with the lock: after this, no commit has overlooked it
 	if !late {
 		s.renew = s.stored
 	}
 	s.mu.Unlock()
 	if late {
-		s.warn("Renew: the client cannot be given the new token, the old one stays")
+		s.response.warnLate("Renew: the client cannot be given the new token, the old one stays")
 	}
 }
 
 func (s *session) Destroy() {
-	if s.late() {
-		s.warn("Destroy: the client cannot be told to forget its cookie")
+	if s.response.begun() {
+		s.response.warnLate("Destroy: the client cannot be told to forget its cookie")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

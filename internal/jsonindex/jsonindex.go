@@ -32,7 +32,7 @@ func Parse(src string) (entries []Entry, rest string, err error) {
 	if i < len(src) && src[i] == '}' {
 		return nil, src[i+1:], nil
 	}
-	entries = make([]Entry, 0, 8)
+	entries = make([]Entry, 0, min(8+len(src)/128, 128))
 	seen := keySet{entries: &entries}
 	for {
 		keyStart := i
@@ -41,7 +41,7 @@ func Parse(src string) (entries []Entry, rest string, err error) {
 		}
 		key := src[keyStart+1 : i-1]
 		if strings.IndexByte(key, '\\') >= 0 || !utf8.ValidString(key) { // encoding/json replaces bytes that are not UTF-8
-			if json.Unmarshal([]byte(src[keyStart:i]), &key) != nil {
+			if key, err = decode(src[keyStart:i]); err != nil {
 				return nil, "", ErrSyntax
 			}
 		}
@@ -67,6 +67,12 @@ func Parse(src string) (entries []Entry, rest string, err error) {
 			return nil, "", ErrSyntax
 		}
 	}
+}
+
+// decode is on its own so that the keys which need no decoding stay on the stack.
+func decode(quoted string) (key string, err error) {
+	err = json.Unmarshal([]byte(quoted), &key)
+	return key, err
 }
 
 // keySet appends entries and replaces those whose key came before. Few members are compared one by one; many get a
