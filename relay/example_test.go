@@ -288,6 +288,20 @@ func ExampleConfirm() {
 	// please log in
 }
 
+func ExampleTransaction() {
+	verifier, err := relay.NewVerifier(relay.VerifierConfig{Issuer: "https://shop.example", TrustDomain: "shop", Keys: exampleKeys})
+	if err != nil {
+		panic(err)
+	}
+	handler := verifier.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("in every log line:", relay.Transaction(r.Context()) != "")
+	}))
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Txn-Token", exampleToken())
+	handler.ServeHTTP(httptest.NewRecorder(), r)
+	// Output: in every log line: true
+}
+
 func ExampleShare() {
 	cfg := relay.IssuerConfig{
 		Share:    relay.Share(exampleUser, exampleTenant), // and nothing else of the session

@@ -43,9 +43,15 @@ type IssuerConfig struct {
 	Subject func(sessions.Session) string
 
 	// Lifetime is how long a token is good for, so also how long a service goes on after a logout. Default
-	// [DefaultLifetime], at most [MaxLifetime], and at least a second. Tokens count in whole seconds, and never live longer
+	// [DefaultLifetime], at most [MaxLifetime], and at least 2 seconds. Tokens count in whole seconds, and never live longer
 	// than their session.
 	Lifetime time.Duration
+
+	// Confirm asks the store whether a session still lives, by its public handle: the method Alive of a
+	// [sessions.RedisStore]. It is asked for requests that go on for longer than half of a Lifetime, as streams do, and
+	// for nothing else. Without it such a request has no token any more when a Lifetime has passed: the session that it
+	// holds may have been ended by another request.
+	Confirm func(ctx context.Context, sessionID string) (bool, error)
 
 	// Header carries the token. Default [DefaultHeader].
 	Header string
@@ -79,6 +85,7 @@ type Issuer struct {
 	share            []string
 	subject          func(sessions.Session) string
 	lifetime         time.Duration
+	confirm          func(context.Context, string) (bool, error)
 	header           string
 	maxSize          int
 }
@@ -90,12 +97,13 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 		reporter: reporter{cfg.Logger, cfg.Observe},
 		issuer:   cfg.Issuer, audience: cfg.TrustDomain, key: cfg.Key,
 		hosts: newHosts(cfg.Hosts, &bad), share: slices.Clone(cfg.Share), subject: cfg.Subject,
+		confirm:  cfg.Confirm,
 		lifetime: orDefault(cfg.Lifetime, DefaultLifetime), maxSize: orDefault(cfg.MaxSize, DefaultMaxSize),
 		header: checkHeader(cfg.Header, &bad),
 	}
 	checkParties(cfg.Issuer, cfg.TrustDomain, &bad)
-	if i.lifetime < time.Second || i.lifetime > MaxLifetime {
-		bad.add("Lifetime", "%v is not between 1s and %v", i.lifetime, MaxLifetime)
+	if i.lifetime < minLifetime || i.lifetime > MaxLifetime {
+		bad.add("Lifetime", "%v is not between %v and %v", i.lifetime, minLifetime, MaxLifetime)
 	}
 	if i.maxSize < 0 {
 		bad.add("MaxSize", "%d is negative", i.maxSize)
@@ -133,6 +141,7 @@ func checkParties(issuer, audience string, bad *mistakes) {
 
 // click is what the calls of one request to the edge have in common.
 type click struct {
+	asOf    time.Time // what the session says is no older than this
 	mu      sync.Mutex
 	txn     string
 	content string // what the token says, but for its times
@@ -154,7 +163,7 @@ func (i *Issuer) Wrap(next http.Handler) http.Handler {
 			i.report(r.Context(), slog.LevelWarn, "a client has sent a token of its own", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
 				Detail: i.header + " was deleted before anybody saw it"})
 		})
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{})))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{asOf: time.Now()})))
 	})
 }
 
@@ -176,9 +185,12 @@ func (i *Issuer) Transport(base http.RoundTripper) http.RoundTripper {
 // ErrNotWrapped is returned for a context that is not that of a request which has passed Wrap.
 var ErrNotWrapped = errors.New("relay: the context is not that of a request which has passed Wrap: is the middleware in place, and was the call made with http.NewRequestWithContext(r.Context(), ...)?")
 
+var errStale = errors.New("relay: the session was read a Lifetime ago, and may have been ended since: set IssuerConfig.Confirm, so that a request which goes on for longer can ask")
+
 // Token returns the token of the session in the context, for calls that are not made over [Issuer.Transport]. It is
 // empty for a session without values: that is nobody. The calls of one request get one token, unless the shared values
-// change, or half of its life is over. Errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped],
+// change. No token lives longer than a Lifetime after the request began, unless IssuerConfig.Confirm has been asked since:
+// another request may have ended the session. Errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped],
 // [sessions.ErrGone] if the session has ended since it was loaded, or does within the second, and those of a signer that
 // fails.
 func (i *Issuer) Token(ctx context.Context) (string, error) {
@@ -225,13 +237,27 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", errors.New("relay: a value of the session is not JSON")
 	}
+	now := time.Now()
+	if now.Sub(c.asOf) >= i.lifetime/2 && i.confirm != nil && !s.IsNew() {
+		alive, err := i.confirm(ctx, cl.Session)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("relay: the session cannot be confirmed: %w", err)
+		case !alive:
+			return "", sessions.ErrGone
+		}
+		c.asOf = now
+	}
 	// The end of a session that was changed moves on with the clock: that alone makes no other token.
-	now, ends := time.Now(), s.ExpiresAt()
+	ends, latest := s.ExpiresAt(), c.asOf.Add(i.lifetime)
 	if string(content) == c.content && now.Before(c.renewAt) && !ends.Before(c.expires) {
 		return c.token, nil
 	}
+	if now.Unix() >= latest.Unix() {
+		return "", errStale
+	}
 	cl.IssuedAt, cl.Ends = now.Unix(), ends.Unix()
-	cl.Expires = min(now.Add(i.lifetime).Unix(), cl.Ends)
+	cl.Expires = min(latest.Unix(), cl.Ends)
 	expires := time.Unix(cl.Expires, 0)
 	if !now.Before(expires) {
 		return "", fmt.Errorf("relay: no token would live any longer: %w", sessions.ErrGone)
@@ -240,7 +266,10 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c.content, c.token, c.renewAt, c.expires = string(content), token, now.Add(expires.Sub(now)/2), expires
+	c.content, c.token, c.renewAt, c.expires = string(content), token, expires, expires
+	if i.confirm != nil {
+		c.renewAt = now.Add(expires.Sub(now) / 2)
+	}
 	return token, nil
 }
 

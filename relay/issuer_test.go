@@ -155,11 +155,11 @@ func TestIssuer_RemadeWhenItsValuesChange(t *testing.T) {
 }
 
 func TestIssuer_RemadeAtHalfOfItsLife(t *testing.T) {
-	for _, lifetime := range []time.Duration{time.Second, 1500 * time.Millisecond, 2 * time.Second, 10 * time.Second, time.Minute, relay.MaxLifetime} {
+	for _, lifetime := range []time.Duration{2 * time.Second, 2500 * time.Millisecond, 10 * time.Second, time.Minute, relay.MaxLifetime} {
 		t.Run(lifetime.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(900 * time.Millisecond) // tokens count in whole seconds
-				e, signer := counted(t, func(c *relay.IssuerConfig) { c.Lifetime = lifetime })
+				e, signer := counted(t, func(c *relay.IssuerConfig) { c.Lifetime, c.Confirm = lifetime, alive })
 				s := newService(t)
 				e.use(func(ctx context.Context, _ sessions.Session) {
 					first := e.mustToken(ctx)
@@ -187,10 +187,63 @@ func TestIssuer_RemadeAtHalfOfItsLife(t *testing.T) {
 	}
 }
 
+// alive confirms every session.
+func alive(context.Context, string) (bool, error) { return true, nil }
+
+// A request may go on for hours. What it says of its session is that of its beginning, unless the store was asked since.
+func TestIssuer_ALongRequestDoesNotOutliveTheLogout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, _ := counted(t)
+		s := newService(t)
+		e.use(func(ctx context.Context, _ sessions.Session) {
+			began := time.Now()
+			for at := time.Duration(0); at < relay.DefaultLifetime; at += 7 * time.Second {
+				token := e.mustToken(ctx)
+				require.NoError(t, s.verifier.VerifyAt(ctx, token, began.Add(relay.DefaultLifetime-time.Second)))
+				require.Error(t, s.verifier.VerifyAt(ctx, token, began.Add(relay.DefaultLifetime)))
+				time.Sleep(7 * time.Second)
+			}
+			token, err := e.issuer.Token(ctx)
+			require.ErrorContains(t, err, "set IssuerConfig.Confirm")
+			require.NotErrorIs(t, err, sessions.ErrGone, "nobody knows")
+			require.Empty(t, token)
+		})
+
+		var asked []string
+		answer, failure := true, error(nil)
+		e, _ = counted(t, func(c *relay.IssuerConfig) {
+			c.Confirm = func(_ context.Context, id string) (bool, error) {
+				asked = append(asked, id)
+				return answer, failure
+			}
+		})
+		e.use(func(ctx context.Context, at sessions.Session) {
+			e.mustToken(ctx)
+			time.Sleep(relay.DefaultLifetime/2 - time.Second)
+			e.mustToken(ctx)
+			require.Empty(t, asked, "an ordinary request costs nothing")
+			for range 20 {
+				time.Sleep(relay.DefaultLifetime / 2)
+				require.NoError(t, s.verifier.VerifyAt(ctx, e.mustToken(ctx), time.Now().Add(relay.DefaultLifetime/2)))
+				e.mustToken(ctx)
+			}
+			require.Len(t, asked, 20)
+			require.Equal(t, at.ID(), asked[0])
+			time.Sleep(relay.DefaultLifetime / 2)
+			failure = errStore
+			_, err := e.issuer.Token(ctx)
+			require.ErrorIs(t, err, errStore)
+			answer, failure = false, nil
+			_, err = e.issuer.Token(ctx)
+			require.ErrorIs(t, err, sessions.ErrGone)
+		})
+	})
+}
+
 func TestIssuer_ATokenEndsNoLaterThanItsSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
-		e, _ := counted(t)
+		e, _ := counted(t, func(c *relay.IssuerConfig) { c.Confirm = alive })
 		s := newService(t)
 		e.use(func(_ context.Context, s sessions.Session) { s.SetLifetime(40*time.Second, true) })
 		time.Sleep(4 * time.Second)                            // under 1/8 of it: the session is not touched

@@ -274,7 +274,7 @@ func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 }
 
 // Key returns the key with this ID. A key that is there is returned at once; if the keys are due, they are fetched beside
-// that. It implements [KeySet].
+// that. When they are twice as old as Refresh, because nothing was asked for meanwhile, the fetch is waited for. It implements [KeySet].
 func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 	for waited := false; ; waited = true { // once: with a slow edge there is always a next fetch
 		now := time.Now()
@@ -283,7 +283,10 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 			s.keys = nil
 		}
 		key, ok := s.keys[id]
-		wanted := !ok || now.Sub(s.fetched) >= s.refresh
+		age := now.Sub(s.fetched)
+		wanted := !ok || age >= s.refresh
+		// After a time without requests a key may have been withdrawn: then the fetch is waited for.
+		stale := age >= 2*s.refresh
 		allowed := now.Sub(s.tried) >= s.retry
 		if wanted && allowed && s.fetching == nil && !waited {
 			s.tried, s.fetching = now, make(chan struct{})
@@ -292,7 +295,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 		running, keys, failure := s.fetching, s.keys, s.failure
 		s.mu.Unlock()
 		switch {
-		case ok:
+		case ok && !(stale && running != nil && !waited):
 			return key, nil
 		case running != nil && !waited:
 			select {

@@ -105,6 +105,29 @@ func (m *inMemory) keySet(t *testing.T, edits ...func(*relay.RemoteKeySetConfig)
 
 var errDown = errors.New("the edge is down")
 
+// After a time without requests nobody knows what was withdrawn meanwhile: the first request waits for the keys.
+func TestKeys_WithdrawnWhileNobodyAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &inMemory{set: jwks(t, jwk(t, "k1", edKey(1))), delay: time.Second}
+		set := m.keySet(t)
+		_, err := set.Key(t.Context(), "k1")
+		require.NoError(t, err)
+		m.is("", errDown)
+		time.Sleep(time.Hour)
+		start := time.Now()
+		_, err = set.Key(t.Context(), "k1")
+		require.NoError(t, err, "an outage takes no key away")
+		require.Equal(t, time.Second, time.Since(start))
+		_, err = set.Key(t.Context(), "k1")
+		require.NoError(t, err)
+		require.Equal(t, time.Second, time.Since(start), "nobody waits again until Retry")
+		m.is(jwks(t, jwk(t, "k2", edKey(2))), nil)
+		time.Sleep(time.Hour)
+		_, err = set.Key(t.Context(), "k1")
+		require.ErrorIs(t, err, relay.ErrUnknownKey)
+	})
+}
+
 // TestKeys_Rotation walks through a change of keys over real HTTP: the next key is published, signs, and the old one goes.
 func TestKeys_Rotation(t *testing.T) {
 	store := newMemory()

@@ -29,7 +29,9 @@ func TestService_TheSessionOfTheEdge(t *testing.T) {
 	e.use(func(ctx context.Context, at sessions.Session) {
 		id, began, ends, token = at.ID(), at.CreatedAt(), at.ExpiresAt(), e.mustToken(ctx)
 	})
-	s.use(token, func(_ context.Context, got sessions.Session) {
+	s.use(token, func(ctx context.Context, got sessions.Session) {
+		require.Equal(t, claimsOf(t, token)["txn"], relay.Transaction(ctx))
+		require.Empty(t, relay.Transaction(context.Background()))
 		require.Equal(t, id, got.ID())
 		require.False(t, got.IsNew())
 		require.Equal(t, began.Unix(), got.CreatedAt().Unix())

@@ -22,6 +22,7 @@ const (
 	// DefaultLifetime is how long a token is good for, and MaxLifetime how long it may be made to be.
 	DefaultLifetime = time.Minute
 	MaxLifetime     = 5 * time.Minute
+	minLifetime     = 2 * time.Second // tokens count in whole ones: a shorter one could be over when it is made
 
 	// DefaultMaxSize is how many bytes a token may have: half of what servers commonly take for all headers.
 	DefaultMaxSize = 4096

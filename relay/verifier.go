@@ -228,6 +228,17 @@ func (v *Verifier) Token(ctx context.Context) (string, error) {
 	return *r.token, v.check(r.claims, time.Now())
 }
 
+// Transaction returns the txn of the token that came with the request of the context, which is the same for all calls
+// that one click led to: for logs. It is empty if there was none.
+func Transaction(ctx context.Context) string {
+	if s, err := sessions.Get(ctx); err == nil {
+		if r, ok := s.(*session); ok && r.claims != nil {
+			return r.claims.Transaction
+		}
+	}
+	return ""
+}
+
 // Confirm asks the store whether the session of the context still lives, for a step that must not be taken after a
 // logout: a payment, a change of the password. It costs one read. Errors are [sessions.ErrGone] if the session has been
 // destroyed or renewed, or has ended; [sessions.ErrNotFound] if the request came without one; [ErrNotWrapped]; and any
