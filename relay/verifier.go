@@ -231,10 +231,8 @@ func (v *Verifier) Token(ctx context.Context) (string, error) {
 // Transaction returns the txn of the token that came with the request of the context, which is the same for all calls
 // that one click led to: for logs. It is empty if there was none.
 func Transaction(ctx context.Context) string {
-	if s, err := sessions.Get(ctx); err == nil {
-		if r, ok := s.(*session); ok && r.claims != nil {
-			return r.claims.Transaction
-		}
+	if r, ok := ctx.Value(relayedKey{}).(*session); ok && r.claims != nil {
+		return r.claims.Transaction
 	}
 	return ""
 }
