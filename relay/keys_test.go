@@ -355,6 +355,33 @@ func TestKeys_AnUnknownKeyInAnOutage(t *testing.T) {
 			require.NotErrorIs(t, err, relay.ErrUnknownKey)
 		}
 		require.EqualValues(t, 2, m.fetches.Load())
+		m.is(jwks(t, jwk(t, "k1", edKey(1))), nil)
+		time.Sleep(10 * time.Second)
+		for range 3 {
+			_, err = set.Key(t.Context(), "k2")
+			require.ErrorIs(t, err, relay.ErrUnknownKey, "now it is known that it is none")
+		}
+	})
+}
+
+// TestKeys_NobodyWaitsTwice: with a slow edge there is always a fetch that runs.
+func TestKeys_NobodyWaitsTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &inMemory{set: jwks(t, jwk(t, "k1", edKey(1))), delay: 3 * time.Second}
+		set := m.keySet(t, func(c *relay.RemoteKeySetConfig) { c.Retry = time.Second })
+		var wg sync.WaitGroup
+		for i := range 5 {
+			wg.Go(func() {
+				for range 20 {
+					start := time.Now()
+					_, err := set.Key(t.Context(), fmt.Sprintf("unknown-%d", i))
+					if took := time.Since(start); took > m.delay || !errors.Is(err, relay.ErrUnknownKey) {
+						t.Errorf("%v after %v", err, took)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	})
 }
 

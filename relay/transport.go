@@ -115,9 +115,6 @@ func canonicalName(name string) string {
 
 func (h hosts) has(u *url.URL) bool {
 	name := canonicalName(u.Hostname())
-	if name == "" {
-		return false
-	}
 	if h[host{name: name}] {
 		return true
 	}
