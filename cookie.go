@@ -153,7 +153,7 @@ func fitsCookie(value string) bool {
 // deletes it.
 func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 	h := http.Cookie{
-		Name: c.Name, Value: value, Path: c.Path, Domain: c.Domain, HttpOnly: true,
+		Name: c.Name, Path: c.Path, Domain: c.Domain, HttpOnly: true,
 		Secure: secure, SameSite: c.SameSite, Partitioned: c.Partitioned,
 	}
 	switch {
@@ -162,7 +162,9 @@ func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 	case maxAge > 0:
 		h.MaxAge = max(1, int(maxAge.Seconds()))
 	}
-	return h.String()
+	// The value goes in by itself: net/http would look at each byte of it once more, as fitsCookie has done.
+	line, at := h.String(), len(c.Name)+len("=")
+	return line[:at] + value + line[at:]
 }
 
 // maxCandidates is how many cookies of the same name are tried: another path or domain may have left one or two behind;

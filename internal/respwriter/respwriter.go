@@ -29,8 +29,8 @@ type Writer struct {
 	hooks Hooks
 	phase atomic.Uint32
 	err   error
-	outer []line // the headers before the handler ran
-	few   [6]line
+	outer []line  // the headers before the handler ran
+	few   [2]line // most requests have none this early
 
 	answered bool        // Hooks.Failed has come to its end
 	answer   http.Header // the headers as it left them
@@ -129,6 +129,9 @@ func (t *Writer) End() {
 // keepHeaders notes the headers by value: a handler may write into the slices that are there.
 func (t *Writer) keepHeaders() {
 	h, n := t.inner.Header(), 0
+	if len(h) == 0 {
+		return
+	}
 	for _, values := range h {
 		n += max(1, len(values))
 	}
