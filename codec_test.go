@@ -539,8 +539,12 @@ func TestP11_PrintingASessionOrItsContext(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Set("secret_key2", "secret_value2"))
 		ctx := context.WithValue(r.Context(), secretsKey{}, 1)
-		for _, v := range []any{s, r.Context(), ctx} {
-			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		type inside struct { // where fmt cannot ask for a Formatter
+			s   sessions.Session
+			ctx context.Context
+		}
+		for _, v := range []any{s, r.Context(), ctx, inside{s: s}, &inside{ctx: r.Context()}, []any{inside{s, ctx}}} {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 				text := fmt.Sprintf(verb, v)
 				require.NotContains(t, text, "secret_", verb)
 				require.NotContains(t, text, b.cookie(), verb)

@@ -126,7 +126,7 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 func (s *session) adopt(c *change, gen uint64) error {
 	for {
 		s.mu.Lock()
-		ops, now := append([]op(nil), s.ops...), s.gen
+		ops, now := append([]*op(nil), s.ops...), s.gen
 		if now == gen {
 			s.rec, s.stored = c.rec, c.stored
 			s.mu.Unlock()
@@ -165,7 +165,7 @@ type change struct {
 	renew  bool
 	ended  []*Record
 	forget bool
-	ops    []op
+	ops    []*op
 
 	touchFailed bool
 	mark        string // names this commit in the records that it writes
@@ -235,7 +235,7 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 
 // cookieLine says what the client must be sent so that it has the token.
 func (c *change) cookieLine(ctx context.Context, token string, slid bool) (string, error) {
-	m, client := c.m, &c.client
+	m, client := c.m, c.client
 	if token == "" {
 		if !c.forget || !client.sent || c.late {
 			return "", nil

@@ -278,7 +278,7 @@ type state struct {
 	asked  bool // somebody asked for the session
 	s      *session
 	err    error
-	client clientState
+	client *clientState // from the load on; behind a pointer, as all that is secret: see Format
 }
 
 // clientState is what the client has.
@@ -289,7 +289,8 @@ type clientState struct {
 	secure     bool
 }
 
-// Format keeps what prints a context from printing the client's token.
+// Format keeps what prints a context from printing the client's token. Package fmt does not ask for it where the context
+// is in an unexported field of something else: there it prints what is here, but follows no pointer.
 func (st *state) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "sessions.Manager.Wrap") }
 
 func (st *state) Value(key any) any {
@@ -363,7 +364,7 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 	start := time.Now()
 	var buf [maxCandidates]string
 	tokens := candidates(st.r.Header, m.cookie.Name, buf[:0])
-	st.client.sent = len(tokens) > 0
+	st.client = &clientState{sent: len(tokens) > 0}
 	for _, token := range tokens {
 		rec, err := m.loadToken(ctx, token)
 		if err == nil {

@@ -75,7 +75,7 @@ type session struct {
 	renew  bool
 	ended  []*Record // stored sessions that were destroyed in this request
 	forget bool      // Destroy was called: the client's cookie must go
-	ops    []op      // the changes since rec was loaded, to be made again on a newer record
+	ops    []*op     // the changes since rec was loaded, to be made again on a newer record
 	gen    uint64    // counts the changes
 
 	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
@@ -201,7 +201,7 @@ func (s *session) Set(key string, value any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old, ok := s.rec.raw(key)
-	s.record(op{kind: opSet, key: key, raw: raw}, !ok || old != raw)
+	s.record(&op{kind: opSet, key: key, raw: raw}, !ok || old != raw)
 	return nil
 }
 
@@ -216,7 +216,7 @@ func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) 
 		}
 		s.mu.Lock()
 		if now, is := s.rec.raw(key); now == old && is == ok {
-			s.record(op{kind: opUpdate, key: key, raw: raw, fn: fn}, !ok || old != raw)
+			s.record(&op{kind: opUpdate, key: key, raw: raw, fn: fn}, !ok || old != raw)
 			s.mu.Unlock()
 			return nil
 		}
@@ -228,13 +228,13 @@ func (s *session) Delete(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.rec.raw(key)
-	s.record(op{kind: opDelete, key: key}, ok)
+	s.record(&op{kind: opDelete, key: key}, ok)
 }
 
 func (s *session) Clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record(op{kind: opClear}, len(s.rec.values) > 0)
+	s.record(&op{kind: opClear}, len(s.rec.values) > 0)
 }
 
 func (s *session) Keys() iter.Seq[string] {
@@ -257,7 +257,7 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record(op{kind: opLifetime, idle: idle, persistent: persistent}, true)
+	s.record(&op{kind: opLifetime, idle: idle, persistent: persistent}, true)
 }
 
 func (s *session) Renew() {
@@ -289,10 +289,10 @@ func (s *session) Destroy() {
 
 // record makes a change and keeps it for a merge. A change that changes nothing is made again in a merge too, but is no
 // reason to write.
-func (s *session) record(o op, changes bool) {
+func (s *session) record(o *op, changes bool) {
 	s.apply(s.rec, o, o.raw)
 	if o.kind != opUpdate { // what went before on this key, or this kind, no longer matters
-		s.ops = slices.DeleteFunc(s.ops, func(p op) bool {
+		s.ops = slices.DeleteFunc(s.ops, func(p *op) bool {
 			return p.key == o.key && (p.kind == o.kind || isKeyOp(p.kind) && isKeyOp(o.kind)) || o.kind == opClear && isKeyOp(p.kind)
 		})
 	}
@@ -307,7 +307,7 @@ func (s *session) record(o op, changes bool) {
 func isKeyOp(k opKind) bool { return k == opSet || k == opUpdate || k == opDelete }
 
 // apply makes one change to a record; raw is the new value, which an update has made already.
-func (s *session) apply(r *Record, o op, raw string) {
+func (s *session) apply(r *Record, o *op, raw string) {
 	switch o.kind {
 	case opSet, opUpdate:
 		r.set(o.key, raw)
@@ -326,7 +326,7 @@ func (s *session) apply(r *Record, o op, raw string) {
 }
 
 // rebase makes the changes again on a newer record, with updates run on its values.
-func (s *session) rebase(r *Record, ops []op) error {
+func (s *session) rebase(r *Record, ops []*op) error {
 	for _, o := range ops {
 		raw := o.raw
 		if o.kind == opUpdate {
