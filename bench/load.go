@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -114,18 +115,27 @@ func parallel(n int, fn func(i int)) {
 	}
 }
 
-// loadFor is load for a time, after a fifth of it to warm up.
+// loadFor is load for a time, after a fifth of it to warm up, and until there is a request that counts.
 func (s *server) loadFor(ctx context.Context, x *subject, o op, clients int, d time.Duration) loaded {
 	var once sync.Once
 	var warm, end time.Time
+	var some atomic.Bool
 	begin := func() { // when the clients begin, and not when their sessions are made
 		warm = time.Now().Add(d / 5)
 		end = warm.Add(d)
 	}
 	return s.load(x, o, clients, func() bool {
 		once.Do(begin)
-		return ctx.Err() == nil && time.Now().Before(end)
-	}, func(start time.Time) bool { return start.After(warm) })
+		return ctx.Err() == nil && (time.Now().Before(end) || !some.Load())
+	}, func(start time.Time) bool {
+		if !start.After(warm) {
+			return false
+		}
+		if !some.Load() {
+			some.Store(true)
+		}
+		return true
+	})
 }
 
 // conn is a client that does as little as a client can, because it takes its time from the same cores.

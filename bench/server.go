@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,12 +19,15 @@ import (
 
 // server is a redis-server of our own, on a free port, without persistence.
 type server struct {
-	addr   string
-	rdb    *redis.Client
-	cmd    *exec.Cmd
-	dir    string
-	exited chan struct{}
+	addr string
+	rdb  *redis.Client
+	cmd  *exec.Cmd
+	life io.Closer
 }
+
+// guard runs a server until its own standard input ends, which it does when we end, in whatever way. Its name is the
+// directory of the server.
+const guard = `"$@" </dev/null & cat >/dev/null; kill -9 $!; wait $! 2>/dev/null; rm -rf "$0"`
 
 var errNoRedis = errors.New("redis-server is not installed (Debian: apt install redis-server)")
 
@@ -56,32 +60,32 @@ func tryServer(ctx context.Context, path string) (*server, error) {
 		return nil, err
 	}
 	_, port, _ := net.SplitHostPort(addr)
-	s := &server{addr: addr, dir: dir, exited: make(chan struct{})}
-	s.cmd = exec.Command(path, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", dir)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us: we end it
-	if err := s.cmd.Start(); err != nil {
+	s := &server{addr: addr}
+	s.cmd = exec.Command("sh", "-c", guard, dir, path, "--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", dir)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us
+	if s.life, err = s.cmd.StdinPipe(); err == nil {
+		err = s.cmd.Start()
+	}
+	if err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
 	}
-	go func() {
-		_ = s.cmd.Wait()
-		close(s.exited)
-	}()
 	s.rdb = redis.NewClient(&redis.Options{Addr: addr})
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(10 * time.Second)
 	for {
 		select {
 		case <-tick.C:
-			if c, err := net.Dial("tcp", addr); err == nil { // which go-redis would log
-				_ = c.Close()
-				if s.rdb.Ping(ctx).Err() == nil {
-					return s, nil
-				}
+			c, err := net.Dial("tcp", addr) // a ping that fails would be logged
+			if err != nil {
+				continue
+			}
+			_ = c.Close()
+			if s.rdb.Ping(ctx).Err() == nil && s.rdb.ConfigGet(ctx, "dir").Val()["dir"] == dir {
+				return s, nil
 			}
 			continue
-		case <-s.exited:
 		case <-deadline:
 		case <-ctx.Done():
 			s.stop()
@@ -94,9 +98,8 @@ func tryServer(ctx context.Context, path string) (*server, error) {
 
 func (s *server) stop() {
 	_ = s.rdb.Close()
-	_ = s.cmd.Process.Kill()
-	<-s.exited
-	_ = os.RemoveAll(s.dir)
+	_ = s.life.Close()
+	_ = s.cmd.Wait()
 }
 
 // info gives one figure of INFO.
