@@ -87,10 +87,8 @@ func (x *xaes) Seal(name string, plain []byte) (string, error) {
 }
 
 func (x *xaes) Open(name, sealed string) ([]byte, error) {
-	for i := range len(sealed) {
-		if sealed[i] < ' ' { // line breaks are passed over: one value has one text here
-			return nil, errSeal
-		}
+	if hasLineBreak(sealed) {
+		return nil, errSeal
 	}
 	text, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
 	if err != nil || len(text) < xaesNonce+gcmTag {
