@@ -11,6 +11,7 @@ require (
 	github.com/gomodule/redigo v1.9.2
 	github.com/gorilla/sessions v1.4.0
 	github.com/redis/go-redis/v9 v9.22.0
+	golang.org/x/sys v0.30.0
 	handover.example/sessions v0.0.0
 )
 
@@ -19,5 +20,4 @@ require (
 	github.com/go-jose/go-jose/v4 v4.1.8 // indirect
 	github.com/gorilla/securecookie v1.1.2 // indirect
 	go.uber.org/atomic v1.11.0 // indirect
-	golang.org/x/sys v0.30.0 // indirect
 )

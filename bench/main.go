@@ -21,6 +21,7 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,6 +59,8 @@ type results struct {
 	Command  string     `json:"command"`
 	Rounds   int        `json:"rounds"`
 	Requests int        `json:"requests_of_a_round"`
+	OneCore  bool       `json:"one_core"`    // where one request is made at a time
+	Others   float64    `json:"other_cores"` // that other programs kept busy meanwhile, on average
 	Costs    []costRow  `json:"costs"`
 	Commands []countRow `json:"commands"`
 	Memory   []countRow `json:"memory"`
@@ -280,6 +283,24 @@ func measureAll(ctx context.Context, sc scale, progress io.Writer) (*results, er
 		fmt.Fprintf(progress, "%5.0fs  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, args...))
 	}
 
+	ours := func() float64 { return processTime().Seconds() + s.server.cpu() }
+	allBefore, oursBefore := busy(), ours()
+	release := func() {}
+	keepTogether := func(one bool) {
+		release()
+		release = func() {}
+		if !one {
+			return
+		}
+		r, err := oneCore(s.server.pid())
+		if res.OneCore = err == nil; res.OneCore {
+			release = r
+		} else {
+			say("Go and Redis are not on one core, so times will vary: %v", err)
+		}
+	}
+	defer func() { release() }()
+	keepTogether(true)
 	tasks := s.tasks()
 	measure(ctx, tasks, sc.rounds, sc.requests, func(round int) {
 		if round%5 == 0 {
@@ -310,6 +331,7 @@ func measureAll(ctx context.Context, sc scale, progress io.Writer) (*results, er
 		}
 	}
 
+	keepTogether(false)
 	say("Redis memory of %d sessions of each", sc.memory)
 	res.Sessions = sc.memory
 	for _, x := range s.inRedis(false) {
@@ -337,14 +359,19 @@ func measureAll(ctx context.Context, sc scale, progress io.Writer) (*results, er
 		say("  %d clients", clients)
 	}
 
+	keepTogether(true)
 	say("growth of a session")
 	res.Keys = s.growKeys(ctx, sc)
 	if ctx.Err() == nil {
 		say("growth of the store")
 		res.Fill = s.growFill(ctx, sc, say)
 	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	res.Others = max(0, (busy()-allBefore-(ours()-oursBefore))/time.Since(begin).Seconds())
 	say("done")
-	return res, ctx.Err()
+	return res, nil
 }
 
 // servers are those that are put under load.
@@ -461,6 +488,20 @@ func machine() string {
 		}
 	}
 	return fmt.Sprintf("%d cores (%s), %s, Redis on the same machine", runtime.NumCPU(), model, runtime.GOOS)
+}
+
+// busy is the time, in seconds, that the machine's processors have been busy; 0 where that cannot be told.
+func busy() (seconds float64) {
+	text, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(line) {
+		if i == 0 || i == 4 || i == 5 || i > 8 { // "cpu", idle, waiting for disks, and what is counted already
+			continue
+		}
+		ticks, _ := strconv.ParseFloat(field, 64)
+		seconds += ticks / 100
+	}
+	return seconds
 }
 
 // versions names what was measured.

@@ -212,6 +212,9 @@ func (r *results) reference(c costRow) (label string, base time.Duration) {
 func (r *results) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %s\n%s\n%s\n", r.Date, r.Machine, r.Versions, r.Command)
+	if r.Others > 0.1 {
+		fmt.Fprintf(&b, "Other programs kept %.1f cores busy meanwhile: not figures to quote\n", r.Others)
+	}
 	r.table(&b)
 	r.codecTable(&b)
 	r.loadTable(&b)
@@ -235,7 +238,11 @@ func columns(b *strings.Builder) *tabwriter.Writer { return tabwriter.NewWriter(
 
 // table has a row for each subject and op, and the targets beside them.
 func (r *results) table(b *strings.Builder) {
-	fmt.Fprintf(b, "\nA request in one process, without the network to the client: median of %d rounds of %d requests, and the quartiles\n\n", r.Rounds, r.Requests)
+	where := "Go and Redis on one core"
+	if !r.OneCore {
+		where = "on cores that the system chose"
+	}
+	fmt.Fprintf(b, "\nOne request at a time, without the network to the client, %s: median of %d rounds of %d requests, and the quartiles\n\n", where, r.Rounds, r.Requests)
 	w := columns(b)
 	targets := r.targets()
 	aims := func(id rowID) string {
@@ -448,14 +455,18 @@ func (r *results) markdown() string {
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s%s | %s |\n", t.what, t.figure, t.aim, mark, t.others)
 	}
+	where := ""
+	if r.OneCore {
+		where = ", one request at a time, Go and Redis on one core"
+	}
 	fmt.Fprintf(&b, `
 ![Time of a request with its session in Redis, beside others](docs/bench.svg)
 
 ![Time of a request by the sessions in Redis and by the keys of a session](docs/bench-growth.svg)
 
-%s, %s. %s. Medians of %d rounds, in turns. All figures, with quartiles, allocations, codecs, relay tokens and servers
+%s, %s. %s. Medians of %d rounds, in turns%s. All figures, with quartiles, allocations, codecs, relay tokens and servers
 under load: [bench/results.txt](bench/results.txt).
-`, r.Date, r.Machine, r.Versions, r.Rounds)
+`, r.Date, r.Machine, r.Versions, r.Rounds, where)
 	return b.String()
 }
 

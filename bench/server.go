@@ -116,6 +116,8 @@ func (s *server) number(section, name string) float64 {
 	return must(strconv.ParseFloat(s.info(section, name), 64))
 }
 
+func (s *server) pid() int { return int(s.number("server", "process_id")) }
+
 // usedMemory is in bytes.
 func (s *server) usedMemory() float64 { return s.number("memory", "used_memory") }
 
