@@ -490,12 +490,15 @@ func machine() string {
 	return fmt.Sprintf("%d cores (%s), %s, Redis on the same machine", runtime.NumCPU(), model, runtime.GOOS)
 }
 
-// busy is the time, in seconds, that the machine's processors have been busy; 0 where that cannot be told.
+// busy is the time, in seconds, that the machine's processors have worked for programs, or been taken away; 0 where that
+// cannot be told. Interrupts are not in it: most are those of the loopback interface, and ours.
 func busy() (seconds float64) {
 	text, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(text), "\n")
 	for i, field := range strings.Fields(line) {
-		if i == 0 || i == 4 || i == 5 || i > 8 { // "cpu", idle, waiting for disks, and what is counted already
+		switch i {
+		case 1, 2, 3, 8: // user, nice, system, steal
+		default:
 			continue
 		}
 		ticks, _ := strconv.ParseFloat(field, 64)
