@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Finding the members allocates for their list, and for the map of a long one, and not for each.
+// Finding the members allocates for their list, and for the table of a long one, and not for each.
 func TestParseAllocations(t *testing.T) {
 	var b strings.Builder
 	for i := range 100 {

@@ -7,6 +7,7 @@ package jsonindex
 import (
 	"encoding/json"
 	"errors"
+	"hash/maphash"
 	"strings"
 	"unicode/utf8"
 )
@@ -75,38 +76,54 @@ func decode(quoted string) (key string, err error) {
 	return key, err
 }
 
-// keySet appends entries and replaces those whose key came before. Few members are compared one by one; many get a
-// map, so that a record of thousands of keys does not cost the square of their number.
+// keySet appends entries and replaces those whose key came before. Few members are compared one by one; many get a table
+// of hashes, so that a record of thousands of keys does not cost the square of their number. A map would take as long as
+// the rest of Parse: nothing is looked up in it later.
 type keySet struct {
 	entries *[]Entry
-	at      map[string]int
+	slots   []uint32 // open addressing: the index of an entry and one, 0 where there is none
 }
 
 const scanLimit = 32
 
+// seed is another one in each process, so that nobody can choose keys that collide.
+var seed = maphash.MakeSeed()
+
 func (k *keySet) put(e Entry) {
 	list := *k.entries
-	if k.at == nil && len(list) == scanLimit {
-		k.at = make(map[string]int, 4*scanLimit)
-		for i := range list {
-			k.at[list[i].Key] = i
-		}
-	}
-	if k.at != nil {
-		if i, ok := k.at[e.Key]; ok {
-			list[i] = e
-			return
-		}
-		k.at[e.Key] = len(list)
-	} else {
+	if k.slots == nil && len(list) < scanLimit {
 		for i := range list {
 			if list[i].Key == e.Key {
 				list[i] = e
 				return
 			}
 		}
+		*k.entries = append(list, e)
+		return
 	}
+	if 2*len(list) >= len(k.slots) {
+		k.slots = make([]uint32, max(8*scanLimit, 4*len(k.slots)))
+		for i := range list {
+			*k.slot(list[i].Key) = uint32(i + 1)
+		}
+	}
+	at := k.slot(e.Key)
+	if *at != 0 {
+		list[*at-1] = e
+		return
+	}
+	*at = uint32(len(list) + 1)
 	*k.entries = append(list, e)
+}
+
+// slot finds the place of a key, or the free one where it belongs. At most half of them are taken.
+func (k *keySet) slot(key string) *uint32 {
+	mask := uint64(len(k.slots) - 1)
+	for at := maphash.String(seed, key) & mask; ; at = (at + 1) & mask {
+		if i := k.slots[at]; i == 0 || (*k.entries)[i-1].Key == key {
+			return &k.slots[at]
+		}
+	}
 }
 
 // The scanners below take the index where an element starts and return the index behind it, or -1.
