@@ -37,7 +37,7 @@ func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 }
 
 // codecOf makes a codec of each secret.
-func codecOf(make func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
+func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
 	var bad mistakes
 	if len(secrets) == 0 {
 		bad.add("secrets", "none given: pass a random secret of %d bytes or more", minSecret)
@@ -54,7 +54,7 @@ func codecOf(make func(secret []byte) (Codec, error), secrets [][]byte) (Codec, 
 				bad.add(field, "the same as secrets[%d]: give each secret once", j)
 			}
 		}
-		c, err := make(secret)
+		c, err := newCodec(secret)
 		if err != nil {
 			bad.add(field, "%v", err)
 			continue
