@@ -94,7 +94,7 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
 	case err != nil:
-		return nil, &redisError{"load", err}
+		return nil, failedTo("load", err)
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
@@ -115,7 +115,7 @@ func (s *RedisStore) Alive(ctx context.Context, id string) (bool, error) {
 	case errors.Is(err, redis.Nil):
 		return false, nil
 	case err != nil:
-		return false, &redisError{"look", err}
+		return false, failedTo("look", err)
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
@@ -154,13 +154,13 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	switch {
 	case base == 0 && rec.Revoked:
 		if err := s.rdb.Set(ctx, key, text, ttl).Err(); err != nil {
-			return "", &redisError{"save", err}
+			return "", failedTo("save", err)
 		}
 		return rec.Token, nil
 	case base == 0:
 		created, err := s.rdb.SetNX(ctx, key, text, ttl).Result()
 		if err != nil {
-			return "", &redisError{"save", err}
+			return "", failedTo("save", err)
 		}
 		if created {
 			return rec.Token, nil
@@ -173,7 +173,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	}
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, earlier).Result()
 	if err != nil {
-		return "", &redisError{"save", err}
+		return "", failedTo("save", err)
 	}
 	switch answer := answer.(type) {
 	case int64:
@@ -195,7 +195,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (stri
 	case errors.Is(err, redis.Nil):
 		return "", ErrGone
 	case err != nil:
-		return "", &redisError{"save", err}
+		return "", failedTo("save", err)
 	}
 	current, _ := s.parse(rec.ID, text)
 	if current != nil && mark != "" && hasMark(current.marks, mark) {
@@ -217,24 +217,35 @@ func (s *RedisStore) conflict(rec *Record, text string) error {
 	return &ConflictError{Current: current}
 }
 
-// redisError says what failed, and why without what is secret.
+// redisError says what failed, and why.
 type redisError struct {
 	op    string
 	cause error
 }
 
+func (e *redisError) Error() string { return "sessions: redis: " + e.op + ": " + e.cause.Error() }
+
 func (e *redisError) Unwrap() error { return e.cause }
 
-// Error leaves out what Redis and its client quote of the command or the reply: session keys and values may be in it.
-func (e *redisError) Error() string {
-	cause := e.cause.Error()
-	if before, _, cut := strings.Cut(cause, ", with args beginning with"); cut {
-		cause = before
-	} else if strings.HasPrefix(cause, "redis: ") && strings.ContainsRune(cause, '"') {
-		cause = "the reply cannot be understood"
+// failedTo gives the error for what Redis or its client answered, without what they quote of the command or the reply:
+// session keys and values may be in it.
+func failedTo(op string, cause error) error {
+	text := cause.Error()
+	if before, _, cut := strings.Cut(text, ", with args beginning with"); cut {
+		cause = refusal(before)
+	} else if strings.HasPrefix(text, "redis: ") && strings.ContainsRune(text, '"') {
+		cause = errors.New("the reply cannot be understood")
 	}
-	return "sessions: redis: " + e.op + ": " + cause
+	return &redisError{op, cause}
 }
+
+// refusal is an error that Redis has answered with, cut before what it quotes.
+type refusal string
+
+func (e refusal) Error() string { return string(e) }
+
+// RedisError makes it a [redis.Error].
+func (e refusal) RedisError() {}
 
 // Touch renews the expiry, in the record and of the key, with one script. It implements [Store].
 func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, error) {
@@ -246,7 +257,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		string(appendNumber(nil, rec.Version)),
 		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli())), ms).Int64()
 	if err != nil {
-		return "", &redisError{"touch", err}
+		return "", failedTo("touch", err)
 	}
 	if answer == redisscript.Missing {
 		return "", ErrGone
@@ -257,7 +268,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 // Delete removes the key. It implements [Store].
 func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 	if err := s.rdb.Del(ctx, s.key(rec.ID)).Err(); err != nil {
-		return &redisError{"delete", err}
+		return failedTo("delete", err)
 	}
 	return nil
 }

@@ -83,7 +83,7 @@ func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 		return nil
 	})
 	if err != nil {
-		return h, &redisError{"check", err}
+		return h, failedTo("check", err)
 	}
 	if c, ok := s.rdb.(interface{ Options() *redis.ClusterOptions }); ok {
 		o := c.Options()
@@ -324,7 +324,7 @@ func (s *RedisStore) walk(ctx context.Context, repair bool, progress []func(Redi
 		if repair {
 			what = "repair"
 		}
-		return sum, &redisError{what, err}
+		return sum, failedTo(what, err)
 	}
 	return sum, nil
 }
