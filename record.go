@@ -166,14 +166,20 @@ func TokenID(token string) (id string, ok bool) {
 // The stored form is JSON with the members in this order and without spaces, so that a script can find what it needs
 // at a fixed place and a person can read the rest:
 //
-//	{"id":"<22>","h":"<header><marks>","s":{<values>}}
+//	{"i":"<ID><header><marks>","s":{<values>}}
 //
-// In a sealed cookie "id" gives way to "t", the token, from which the ID follows. The header is fixed-width text:
-// the format (1), then version, creation, idle timeout, expiry and deadline in milliseconds (7 digits of base 64 each,
-// in ASCII order), then the flags (1). The marks are 6 characters for each of the last writers.
+// In a sealed cookie "i" gives way to "t", and the ID to the token, from which it follows. The header is fixed-width
+// text: version, creation, idle timeout, expiry and deadline in milliseconds (7 digits of base 64 each, in ASCII order),
+// then the flags (1). The marks are 6 characters for each of the last writers. The name of the first member is that of the
+// format: another one gets another name.
+//
+// The first format had two members in the place of that one, and is still read:
+//
+//	{"id":"<ID>","h":"1<header><marks>","s":{<values>}}
+//
+// Nine bytes more, for which Redis takes 32 where they make a string of the next size.
 const (
-	recordFormat  = '1'
-	headerLength  = 1 + 5*numberLength + 1
+	headerLength  = 5*numberLength + 1
 	numberLength  = 7
 	maxNumber     = 1<<(6*numberLength) - 1 // as milliseconds since 1970: the year 2109
 	markLength    = redisscript.MarkLength
@@ -215,17 +221,15 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Record) appendStored(b []byte) []byte { return r.append(b, `{"id":"`, r.ID, r.lineage()) }
+func (r *Record) appendStored(b []byte) []byte { return r.append(b, 'i', r.ID, r.lineage()) }
 
 // A sealed record has no marks: the client's copy is never compared with.
-func (r *Record) appendSealed(b []byte) []byte { return r.append(b, `{"t":"`, r.Token, "") }
+func (r *Record) appendSealed(b []byte) []byte { return r.append(b, 't', r.Token, "") }
 
-func (r *Record) append(b []byte, start, name, marks string) []byte {
-	b = slices.Grow(b, 96+len(marks)+r.valuesLength())
-	b = append(b, start...)
+func (r *Record) append(b []byte, member byte, name, marks string) []byte {
+	b = slices.Grow(b, 80+len(marks)+r.valuesLength())
+	b = append(b, '{', '"', member, '"', ':', '"')
 	b = append(b, name...)
-	b = append(b, `","h":"`...)
-	b = append(b, recordFormat)
 	for _, n := range [...]int64{r.Version, r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.Deadline.UnixMilli()} {
 		b = appendNumber(b, n)
 	}
@@ -267,7 +271,7 @@ func (r *Record) flags() (f int) {
 }
 
 func parseStored(text string) (*Record, error) {
-	r, id, err := parse(text, `{"id":"`)
+	r, id, err := parse(text, `{"i":"`, `{"id":"`)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +280,7 @@ func parseStored(text string) (*Record, error) {
 }
 
 func parseSealed(text string) (*Record, error) {
-	r, token, err := parse(text, `{"t":"`)
+	r, token, err := parse(text, `{"t":"`, `{"t":"`)
 	if err != nil {
 		return nil, err
 	}
@@ -288,31 +292,22 @@ func parseSealed(text string) (*Record, error) {
 	return r, nil
 }
 
-func parse(text, start string) (*Record, string, error) {
-	rest, ok := strings.CutPrefix(text, start)
-	if !ok || len(rest) < tokenLength {
-		return nil, "", errUndecodable
-	}
-	name, rest := rest[:tokenLength], rest[tokenLength:]
-	for i := range len(name) {
-		if digitValue[name[i]] < 0 { // the digits are those of base64url
-			return nil, "", errUndecodable
-		}
-	}
-	rest, ok = strings.CutPrefix(rest, `","h":"`)
+// parse reads a record that starts so, or as in the first format. It gives what the record is named by, ID or token.
+func parse(text, start, firstStart string) (*Record, string, error) {
+	head, rest, ok := strings.Cut(text, `","s":`)
 	if !ok {
 		return nil, "", errUndecodable
 	}
-	header, rest, ok := strings.Cut(rest, `","s":`)
-	if !ok || len(header) < headerLength || header[0] != recordFormat || (len(header)-headerLength)%markLength != 0 {
+	var name, header string
+	if first, yes := strings.CutPrefix(head, firstStart); yes && strings.HasPrefix(first[min(len(first), tokenLength):], `","h":"1`) {
+		name, header = first[:tokenLength], first[tokenLength+len(`","h":"1`):]
+	} else if head, ok = strings.CutPrefix(head, start); ok && len(head) > tokenLength {
+		name, header = head[:tokenLength], head[tokenLength:]
+	}
+	if len(header) < headerLength || (len(header)-headerLength)%markLength != 0 || !allDigits(name) || !allDigits(header) {
 		return nil, "", errUndecodable
 	}
-	for i := 1; i < len(header); i++ {
-		if digitValue[header[i]] < 0 {
-			return nil, "", errUndecodable
-		}
-	}
-	number := func(i int) int64 { return parseNumber(header[1+i*numberLength:]) }
+	number := func(i int) int64 { return parseNumber(header[i*numberLength:]) }
 	flags := digitValue[header[headerLength-1]]
 	idle := number(2)
 	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || number(0) == 0 || idle == 0 && flags&flagOwnIdle != 0 {
@@ -335,6 +330,16 @@ func parse(text, start string) (*Record, string, error) {
 		values:     values,
 		marks:      header[headerLength:],
 	}, name, nil
+}
+
+// allDigits says whether there are no other characters than digits, which are those of base64url.
+func allDigits(s string) bool {
+	for i := range len(s) {
+		if digitValue[s[i]] < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // appendNumber writes a number of fixed width. What does not fit is capped: a time after 2109 becomes 2109.

@@ -16,6 +16,7 @@ import (
 
 	"handover.example/sessions/internal/jsonindex"
 	"handover.example/sessions/internal/redisscript"
+	"handover.example/sessions/internal/redistest"
 )
 
 // testToken is a token with a fixed ID, for records that are compared as text.
@@ -99,29 +100,121 @@ func TestNumbers(t *testing.T) {
 	require.Less(t, string(appendNumber(nil, 1700000000123)), string(appendNumber(nil, 1700000000124)))
 }
 
+// firstFormat gives a record as the first format had it; sealed says that it is named by its token.
+func firstFormat(r *Record, sealed bool) string {
+	text, start, was := string(r.appendStored(nil)), `{"i":"`, `{"id":"`
+	if sealed {
+		text, start, was = string(r.appendSealed(nil)), `{"t":"`, `{"t":"`
+	}
+	name, rest := text[len(start):][:tokenLength], text[len(start)+tokenLength:]
+	return was + name + `","h":"1` + rest
+}
+
+func TestFirstFormat(t *testing.T) {
+	for _, r := range []*Record{testRecord(), testRecord("k", "\"")} {
+		sealed, err := parseSealed(firstFormat(r, true))
+		require.NoError(t, err)
+		require.Equal(t, r, sealed)
+		r.marks = "abcdefGHIJKL"
+		stored, err := parseStored(firstFormat(r, false))
+		require.NoError(t, err)
+		stored.Token = r.Token
+		require.Equal(t, r, stored)
+		text := firstFormat(r, false)
+		for i := range len(text) {
+			_, err := parseStored(text[:i])
+			require.Error(t, err, "%q", text[:i])
+		}
+	}
+}
+
+// Records of the first format that are in Redis live on: they are read, touched where they stand, replaced by records of
+// the second, and replaced by none that was made of another version.
+func TestFirstFormatInRedis(t *testing.T) {
+	rdb := redistest.Start(t).Client(t)
+	ctx := context.Background()
+	store, err := NewRedisStore(rdb, RedisStoreConfig{TTL: time.Hour})
+	require.NoError(t, err)
+	r := testRecord("k")
+	r.Version, r.Expires, r.Deadline = time.Now().UnixMilli(), time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
+	r.marks = "abcdef"
+	put := func() {
+		require.NoError(t, rdb.Set(ctx, "session:"+r.ID, firstFormat(r, false), time.Hour).Err())
+	}
+	get := func() *Record {
+		got, err := store.Load(ctx, "", r.Token)
+		require.NoError(t, err)
+		return got
+	}
+	put()
+	require.Equal(t, r.values, get().values)
+
+	touched := get()
+	touched.Idle, touched.Expires = time.Minute, time.Now().Add(time.Minute).Truncate(time.Millisecond)
+	_, err = store.Touch(ctx, "", touched)
+	require.NoError(t, err)
+	require.Equal(t, touched, get())
+	require.True(t, strings.HasPrefix(rdb.Get(ctx, "session:"+r.ID).Val(), `{"id":"`), "a touch leaves the format")
+
+	put()
+	next := get()
+	next.Version++
+	next.mark = "GHIJKL"
+	next.set("k", "1")
+	_, err = store.Save(ctx, "", next, r.Version+5)
+	require.ErrorIs(t, err, ErrConflict)
+	_, err = store.Save(ctx, "", next, r.Version)
+	require.NoError(t, err)
+	require.Equal(t, next.values, get().values)
+	require.Equal(t, "abcdefGHIJKL", get().marks)
+	require.True(t, strings.HasPrefix(rdb.Get(ctx, "session:"+r.ID).Val(), `{"i":"`))
+
+	next.mark = "abcdef"
+	put() // as another writer may have left it
+	_, err = store.Save(ctx, "", next, r.Version-1)
+	require.NoError(t, err, "its own mark")
+
+	r = r.tombstone(time.Now(), time.Now().Add(time.Minute))
+	put()
+	require.True(t, get().Revoked)
+	next.mark = "mnopqr"
+	_, err = store.Save(ctx, "", next, r.Version)
+	require.ErrorIs(t, err, ErrGone)
+	_, err = store.Touch(ctx, "", next)
+	require.ErrorIs(t, err, ErrGone)
+}
+
 // The scripts find their places by counting, and know a tombstone by its digit.
 func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	lua := func(s string, from, to int) string { return s[from-1 : to] }
 	r := testRecord("k")
 	r.marks = "abcdefGHIJKL"
-	text := string(r.appendStored(nil))
 	number := func(n int64) string { return string(appendNumber(nil, n)) }
-	require.Equal(t, number(r.Version), lua(text, 38, 44))
-	require.Equal(t, number(r.Created.UnixMilli()), lua(text, 45, 51))
-	require.Equal(t, number(r.Idle.Milliseconds()), lua(text, 52, 58))
-	require.Equal(t, number(r.Expires.UnixMilli()), lua(text, 59, 65))
-	require.Equal(t, number(r.Deadline.UnixMilli()), lua(text, 66, 72))
-	require.Equal(t, "abcdef", lua(text, 74, 79))
-	require.Equal(t, "GHIJKL", lua(text, 80, 85))
-	require.Equal(t, byte('"'), text[85])
-	require.Equal(t, 6, redisscript.MarkLength)
+	for name, f := range map[string]struct {
+		at   int
+		text func(*Record) string
+	}{
+		"first":  {38, func(r *Record) string { return firstFormat(r, false) }},
+		"second": {29, func(r *Record) string { return string(r.appendStored(nil)) }},
+	} {
+		text := f.text(r)
+		require.Equal(t, name == "second", text[3] == '"', name)
+		require.Equal(t, number(r.Version), lua(text, f.at, f.at+6), name)
+		require.Equal(t, number(r.Created.UnixMilli()), lua(text, f.at+7, f.at+13), name)
+		require.Equal(t, number(r.Idle.Milliseconds()), lua(text, f.at+14, f.at+20), name)
+		require.Equal(t, number(r.Expires.UnixMilli()), lua(text, f.at+21, f.at+27), name)
+		require.Equal(t, number(r.Deadline.UnixMilli()), lua(text, f.at+28, f.at+34), name)
+		require.Equal(t, "abcdefGHIJKL\"", lua(text, f.at+36, f.at+48), name)
+		require.Equal(t, 6, redisscript.MarkLength)
 
-	now := time.UnixMilli(1700000005000)
-	stone := r.tombstone(now, now.Add(time.Minute))
-	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 73, 73))
-	for f := range flagsEnd {
-		r.Persistent, r.Secure, r.OwnIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagOwnIdle != 0
-		require.NotEqual(t, "3", lua(string(r.appendStored(nil)), 73, 73))
+		now := time.UnixMilli(1700000005000)
+		stone := r.tombstone(now, now.Add(time.Minute))
+		require.Equal(t, "3", lua(f.text(stone), f.at+35, f.at+35), name)
+		for flag := range flagsEnd {
+			o := r.clone()
+			o.Persistent, o.Secure, o.OwnIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagOwnIdle != 0
+			require.NotEqual(t, "3", lua(f.text(o), f.at+35, f.at+35), name)
+		}
 	}
 }
 
@@ -180,13 +273,14 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		"a sealed record":     string(testRecord("k").appendSealed(nil)),
 		"trailing bytes":      good + " ",
 		"leading space":       " " + good,
-		"format 0":            number(36, "0"),
-		"format 2":            number(36, "2"),
+		"another format":      number(2, "j"),
+		"names of both":       strings.Replace(firstFormat(testRecord("k"), false), `{"id"`, `{"i"`, 1),
+		"of the first format": strings.Replace(good, `{"i"`, `{"id"`, 1),
 		"digit":               number(40, "+"),
 		"digit outside ASCII": number(40, "\xff"),
-		"version 0":           number(37, "-------"), // which means "new" to a store: it would never be written
-		"flags":               number(72, "z"),
-		"flag of later":       number(72, "F"),
+		"version 0":           number(28, "-------"), // which means "new" to a store: it would never be written
+		"flags":               number(63, "z"),
+		"flag of later":       number(63, "F"),
 		"mark too short":      strings.Replace(good, `","s"`, `abcde","s"`, 1),
 		"id with quote":       number(7, `"`),
 		"id with newline":     number(7, "\n"),

@@ -423,7 +423,7 @@ func TestP11_NothingSecretIsLogged(t *testing.T) {
 		s.use(other, func(v sessions.Session) { _ = v.Set(s.key, s.value) })
 		stolen, err := rdb.Get(t.Context(), "session:"+other.id()).Result()
 		require.NoError(t, err)
-		for _, text := range []string{"", s.value, good[:len(good)-1], stolen, strings.Replace(good, `"h":"1`, `"h":"2`, 1)} {
+		for _, text := range []string{"", s.value, good[:len(good)-1], stolen, strings.Replace(good, `{"i":`, `{"j":`, 1)} {
 			require.NoError(t, rdb.Set(t.Context(), key, text, time.Minute).Err())
 			s.use(b.clone(), func(v sessions.Session) { require.True(t, v.IsNew()) })
 			// and while a request is under way
@@ -511,7 +511,7 @@ type spyCodec struct {
 func (c *spyCodec) Seal(name string, plain []byte) (string, error) {
 	var r struct{ T string }
 	if json.Unmarshal(plain, &r) == nil {
-		c.watch.secret("a seal", "the token in a sealed record", r.T)
+		c.watch.secret("a seal", "the token in a sealed record", r.T[:min(len(r.T), 22)]) // the header follows it
 	}
 	return c.Codec.Seal(name, plain)
 }

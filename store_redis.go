@@ -167,11 +167,11 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		}
 		return s.exists(ctx, rec, mark)
 	}
-	earlier := 0
-	if marksCount(base, time.Now()) && !rec.lineal {
-		earlier = 1
+	args := []any{text, ms, string(append(appendNumber(make([]byte, 0, numberLength+markLength), base), mark...)), "keep"}
+	if !marksCount(base, time.Now()) || rec.lineal {
+		args = args[:3] // the marks that are there are too old to matter, or in the record
 	}
-	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, string(appendNumber(nil, base)), text, ms, mark, earlier).Result()
+	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, args...).Result()
 	if err != nil {
 		return "", failedTo("save", err)
 	}
@@ -254,8 +254,8 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		return "", ErrGone
 	}
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
-		string(appendNumber(nil, rec.Version)),
-		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli())), ms).Int64()
+		string(appendNumber(nil, rec.Version)), ms,
+		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli()))).Int64()
 	if err != nil {
 		return "", failedTo("touch", err)
 	}

@@ -476,7 +476,7 @@ func testValues(s *checked) {
 		"unicode":          `"日本 éß \u2028 🙂 \ud83d\ude42"`,
 		"html":             `"<script>&amp;'</script>"`,
 		"raw html":         `"\u003cb\u003e"`,
-		"like a record":    `{"id":"x","h":"1","s":{}}`,
+		"like a record":    `{"i":"x","s":{}}`,
 		"":                 `"the empty key"`,
 		" space ":          `1`,
 		"quote\"back\\":    `2`,

@@ -313,8 +313,10 @@ func openExpired(codec sessions.Codec, name, sealed, id string) *sessions.Record
 	rec := &sessions.Record{}
 	plain, err := codec.Open(name, sealed)
 	if rest, ok := bytes.CutPrefix(plain, []byte(`{"t":"`)); err == nil && ok && len(rest) > len(id) {
-		if rec.UnmarshalJSON(append([]byte(`{"id":"`+id), rest[len(id):]...)) == nil {
-			return rec
+		for _, start := range []string{`{"i":"`, `{"id":"`} { // as now, and in the first format
+			if rec.UnmarshalJSON(append([]byte(start+id), rest[len(id):]...)) == nil {
+				return rec
+			}
 		}
 	}
 	return &sessions.Record{ID: id, Expires: time.Unix(0, 0)}

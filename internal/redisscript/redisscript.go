@@ -2,10 +2,10 @@
 //
 // A record is text with its header at a fixed place (see record.go of the parent package):
 //
-//	{"id":"<22>","h":"<format 1><version 7><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",...
+//	{"i":"<ID 22><version 7><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>","s":...
 //
-// Lua counts from 1: the version stands at 38 to 44, the idle timeout and the expiry at 52 to 65, the flags at 73, the
-// marks from 74 on.
+// Lua counts from 1: the version stands at 29 to 35, the idle timeout and the expiry at 43 to 56, the flags at 64, the
+// marks from 65 on. In a record of the first format, which begins with {"id", all of them stand nine places further on.
 package redisscript
 
 import "github.com/redis/go-redis/v9"
@@ -26,16 +26,15 @@ const (
 // whenFull comes before a SET that has failed and is tried again. A server at its maxmemory refuses SET, also of
 // something smaller than what is there; but only as the first write of a script, which it cannot stop half-way. PEXPIRE
 // is a write that needs no memory, and takes nothing away if the SET fails again.
-const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[3])`
+const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[2])`
 
 // Save replaces a record by its next version.
 //
 //	KEYS[1]  the session
-//	ARGV[1]  the version that must be there
-//	ARGV[2]  the record to write
-//	ARGV[3]  its lifetime in milliseconds
-//	ARGV[4]  the mark of this write, the last of those in the record
-//	ARGV[5]  1 if the marks that are there are to be kept, 0 if they are too old to matter
+//	ARGV[1]  the record to write
+//	ARGV[2]  its lifetime in milliseconds
+//	ARGV[3]  the version that must be there, and the mark of this write, the last of those in the record
+//	ARGV[4]  given if the marks that are there are to be kept, and not if they are too old to matter
 //
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
 // the second run finds its mark, also if others have written since, and answers Done. The marks that are there are kept
@@ -45,33 +44,37 @@ const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[3])`
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-local function marks(record)
-  return string.sub(record, 74, (string.find(record, '"', 74, true) or 74) - 1)
+local version = current:byte(4) == 34 and 29 or 38
+local marks = version + 36
+local expected = current:sub(version, version + 6) == ARGV[3]:sub(1, 7) and current:byte(version + 35) ~= 51
+local there = ''
+if (ARGV[4] or not expected) and current:byte(marks) ~= 34 then
+  there = current:sub(marks, (current:find('"', marks, true) or marks) - 1)
 end
-local there = marks(current)
-if string.sub(current, 38, 44) ~= ARGV[1] or string.sub(current, 73, 73) == '3' then
+if not expected then
+  local mark = ARGV[3]:sub(8)
   for i = 1, #there, 6 do
-    if string.sub(there, i, i + 5) == ARGV[4] then return 1 end
+    if there:sub(i, i + 5) == mark then return 1 end
   end
   return current
 end
-local record = ARGV[2]
-local given = marks(record)
-if ARGV[5] == '1' and string.sub(given, 1, #there) ~= there then
+local record = ARGV[1]
+if record:sub(65, 64 + #there) ~= there then
+  local given = record:sub(65, record:find('"', 65, true) - 1)
   local seen, all = {}, {}
-  for i = 1, #given, 6 do seen[string.sub(given, i, i + 5)] = true end
+  for i = 1, #given, 6 do seen[given:sub(i, i + 5)] = true end
   for i = 1, #there, 6 do
-    local mark = string.sub(there, i, i + 5)
+    local mark = there:sub(i, i + 5)
     if not seen[mark] then all[#all + 1] = mark end
   end
-  local joined = string.sub(table.concat(all) .. given, -768)
-  record = string.sub(record, 1, 73) .. joined .. string.sub(record, 74 + #given)
+  local joined = (table.concat(all) .. given):sub(-768)
+  record = record:sub(1, 64) .. joined .. record:sub(65 + #given)
 end
-local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[3])
+local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
-if string.sub(record, 73, 73) ~= '3' then return done end
+if record:byte(64) ~= 51 then return done end
 ` + whenFull + `
-redis.call('SET', KEYS[1], record, 'PX', ARGV[3])
+redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
@@ -80,19 +83,21 @@ return 1
 //
 //	KEYS[1]  the session
 //	ARGV[1]  the version that must be there
-//	ARGV[2]  the idle timeout and the new expiry, as in the header
-//	ARGV[3]  the lifetime in milliseconds
+//	ARGV[2]  the lifetime in milliseconds
+//	ARGV[3]  the idle timeout and the new expiry, as in the header
 //
 // It answers Done, Missing or Newer. The record keeps its length, and is written to a server that is full, too.
 var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
-if not current or string.sub(current, 73, 73) == '3' then return 0 end
-if string.sub(current, 38, 44) ~= ARGV[1] then return 2 end
-local record = string.sub(current, 1, 51) .. ARGV[2] .. string.sub(current, 66)
-local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[3])
+if not current then return 0 end
+local version = current:byte(4) == 34 and 29 or 38
+if current:byte(version + 35) == 51 then return 0 end
+if current:sub(version, version + 6) ~= ARGV[1] then return 2 end
+local record = current:sub(1, version + 13) .. ARGV[3] .. current:sub(version + 28)
+local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
 ` + whenFull + `
-redis.call('SET', KEYS[1], record, 'PX', ARGV[3])
+redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 

@@ -14,7 +14,15 @@ import (
 
 // record is a stored record: its version, idle timeout, expiry, flag and marks, and its values.
 func record(version, idle, expires, flag, marks, values string) string {
-	return `{"id":"` + strings.Repeat("i", 22) + `","h":"1` + version + "created" + idle + expires + "deadlin" + flag + marks + `","s":{` + values + `}}`
+	return `{"i":"` + strings.Repeat("i", 22) + version + "created" + idle + expires + "deadlin" + flag + marks + `","s":{` + values + `}}`
+}
+
+// first makes of it a record of the first format.
+func first(record string) string {
+	if text, ok := strings.CutPrefix(record, `{"i":"`); ok {
+		return `{"id":"` + text[:22] + `","h":"1` + text[22:]
+	}
+	return record
 }
 
 func TestSave(t *testing.T) {
@@ -49,26 +57,37 @@ func TestSave(t *testing.T) {
 		{"a tombstone of the same version", stored("version", "3", "mark-1", ""), "mark-2", 1, "", ""},
 		{"garbage", "x", "mark-2", 1, "", ""},
 		{"long garbage", strings.Repeat("x", 100_000), "mark-2", 1, "", ""},
+		{"no mark of its own", stored("version", "-", "mark-1", `"a":1`), "mark-1", 0, int64(redisscript.Done), "mark-1"},
+		{"no mark of its own, another version", stored("newer..", "-", "mark-1", `"a":1`), "mark-1", 0, "", ""},
 	} {
-		require.NoError(t, rdb.FlushDB(ctx).Err())
-		if c.there != "" {
-			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
-		}
-		mine := stored("version", "-", c.given, `"b":2`)
-		got, err := redisscript.Save.Run(ctx, rdb, []string{"k"}, "version", mine, 3_600_000, "mark-2", c.keep).Result()
-		require.NoError(t, err, c.name)
-		want := c.want
-		if want == "" {
-			want = c.there
-		}
-		require.Equal(t, want, got, c.name)
-		after, ttl := stored("version", "-", c.after, `"b":2`), time.Hour
-		if c.after == "" {
-			after, ttl = c.there, time.Minute
-		}
-		require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
-		if c.there != "" {
-			require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
+		for _, there := range []string{c.there, first(c.there)} {
+			require.NoError(t, rdb.FlushDB(ctx).Err())
+			if there != "" {
+				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
+			}
+			mine := stored("version", "-", c.given, `"b":2`)
+			args := []any{mine, 3_600_000, "version" + "mark-2"}
+			if strings.HasPrefix(c.name, "no mark of its own") {
+				args[2] = "version"
+			}
+			if c.keep == 1 {
+				args = append(args, "keep")
+			}
+			got, err := redisscript.Save.Run(ctx, rdb, []string{"k"}, args...).Result()
+			require.NoError(t, err, c.name)
+			want := c.want
+			if want == "" {
+				want = there
+			}
+			require.Equal(t, want, got, c.name)
+			after, ttl := stored("version", "-", c.after, `"b":2`), time.Hour
+			if c.after == "" {
+				after, ttl = there, time.Minute
+			}
+			require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
+			if there != "" {
+				require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
+			}
 		}
 	}
 }
@@ -87,20 +106,22 @@ func TestTouch(t *testing.T) {
 		{"a tombstone", record("version", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, ""},
 		{"garbage", "x", redisscript.Newer, ""},
 	} {
-		require.NoError(t, rdb.FlushDB(ctx).Err())
-		if c.there != "" {
-			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
-		}
-		got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version", "IDLE...EXPIRES", 3_600_000).Int64()
-		require.NoError(t, err, c.name)
-		require.Equal(t, c.want, got, c.name)
-		after, ttl := c.after, time.Hour
-		if after == "" {
-			after, ttl = c.there, time.Minute
-		}
-		require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
-		if c.there != "" {
-			require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
+		for _, form := range []func(string) string{strings.Clone, first} {
+			there, after, ttl := form(c.there), form(c.after), time.Hour
+			require.NoError(t, rdb.FlushDB(ctx).Err())
+			if there != "" {
+				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
+			}
+			got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version", 3_600_000, "IDLE...EXPIRES").Int64()
+			require.NoError(t, err, c.name)
+			require.Equal(t, c.want, got, c.name)
+			if after == "" {
+				after, ttl = there, time.Minute
+			}
+			require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
+			if there != "" {
+				require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
+			}
 		}
 	}
 }
