@@ -243,7 +243,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 		secure := c.useSecure(client.secure)
 		client.token, client.sent = "", false
 		c.warnInsecure(ctx, secure)
-		return m.cookie.header("", -1, secure), nil
+		return m.cookie.header("", -1, secure), nil // which deletes it
 	}
 	same := token == client.token && c.rec.Persistent == client.persistent && c.rec.Secure == client.secure
 	if same && !(slid && c.rec.Persistent) {
@@ -269,11 +269,13 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	secure := c.useSecure(c.rec.Secure)
 	c.warnInsecure(ctx, secure)
 	c.warnDomain(ctx)
-	var maxAge time.Duration
-	if c.rec.Persistent {
-		maxAge = max(time.Second, time.Until(c.rec.Expires))
+	switch {
+	case c.rec.Persistent:
+		return m.cookie.header(token, max(time.Second, time.Until(c.rec.Expires)), secure), nil
+	case secure:
+		return m.cookie.withValue(m.secureLine, token), nil
 	}
-	return m.cookie.header(token, maxAge, secure), nil
+	return m.cookie.withValue(m.plainLine, token), nil
 }
 
 type tooLargeError struct{ bytes int }

@@ -138,11 +138,18 @@ func (c Cookie) needsSecure() bool {
 
 var errNoCookieValue = errors.New("sessions: the codec or store made a token with bytes that a cookie value cannot have")
 
-// fitsCookie says whether a value is made of cookie-octets alone (RFC 6265, section 4.1.1).
+// cookieOctet are the bytes that a cookie value may have (RFC 6265, section 4.1.1).
+var cookieOctet = func() (may [256]bool) {
+	for c := range may {
+		may[c] = c > ' ' && c < 0x7f && !strings.ContainsRune("\",;\\", rune(c))
+	}
+	return may
+}()
+
+// fitsCookie says whether a value is made of cookie-octets alone.
 func fitsCookie(value string) bool {
 	for i := range len(value) {
-		switch c := value[i]; {
-		case c <= ' ', c >= 0x7f, c == '"', c == ',', c == ';', c == '\\':
+		if !cookieOctet[value[i]] {
 			return false
 		}
 	}
@@ -163,7 +170,12 @@ func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 		h.MaxAge = max(1, int(maxAge.Seconds()))
 	}
 	// The value goes in by itself: net/http would look at each byte of it once more, as fitsCookie has done.
-	line, at := h.String(), len(c.Name)+len("=")
+	return c.withValue(h.String(), value)
+}
+
+// withValue puts the value into a Set-Cookie line that has none.
+func (c Cookie) withValue(line, value string) string {
+	at := len(c.Name) + len("=")
 	return line[:at] + value + line[at:]
 }
 

@@ -94,6 +94,8 @@ type Manager struct {
 	store         Store
 	storeName     string
 	cookie        Cookie
+	plainLine     string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
+	secureLine    string // the same with Secure
 	limits        limits
 	secure        SecureMode
 	scheme        scheme.Policy
@@ -119,7 +121,8 @@ func New(cfg Config) (*Manager, error) {
 		store:     cfg.Store,
 		storeName: storeName(cfg.Store),
 		cookie:    cfg.Cookie,
-		secure:    cfg.Secure,
+		plainLine: cfg.Cookie.header("", 0, false), secureLine: cfg.Cookie.header("", 0, true),
+		secure: cfg.Secure,
 		scheme: scheme.Policy{
 			Header:     textproto.CanonicalMIMEHeaderKey(cfg.ProxyHeader),
 			Trusted:    slices.Clone(cfg.TrustedProxies),
