@@ -114,8 +114,12 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 	s.dirty, s.renew, s.ended, s.forget, s.ops = false, false, nil, false, nil
 	s.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(st.Context), st.m.commitTimeout)
-	defer cancel()
+	ctx := context.WithoutCancel(st.Context)
+	if !st.m.atClient { // which waits for nobody
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, st.m.commitTimeout)
+		defer cancel()
+	}
 	if cookie, err = c.run(ctx, now); err != nil {
 		return "", err
 	}
@@ -495,7 +499,9 @@ func (c *change) name() string {
 // write saves one record as the successor of base, and reports how it went.
 func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
 	start := time.Now()
-	rec.sign(c.name(), start)
+	if !c.m.atClient {
+		rec.sign(c.name(), start)
+	}
 	rec.Version = nextVersion(base, start)
 	token, err := c.m.store.Save(ctx, c.m.cookie.Name, rec, base)
 	if err != nil {

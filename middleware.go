@@ -93,6 +93,7 @@ const (
 type Manager struct {
 	store         Store
 	storeName     string
+	atClient      bool // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
 	cookie        Cookie
 	plainLine     string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
 	secureLine    string // the same with Secure
@@ -138,6 +139,7 @@ func New(cfg Config) (*Manager, error) {
 		observe:       cfg.Observe,
 		warned:        map[string]bool{},
 	}
+	_, m.atClient = cfg.Store.(*CookieStore)
 	m.limits.maxIdle = m.limits.absolute
 	if s, ok := cfg.Store.(interface{ MaxTTL() time.Duration }); ok {
 		m.limits.maxIdle = min(m.limits.maxIdle, s.MaxTTL())
