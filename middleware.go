@@ -338,23 +338,32 @@ func (st *state) session(ctx context.Context) (Session, error) {
 		}
 		return st.s, nil
 	}
-	inner := &loading{ctx, st.m}
+	l := &loaded{ctx: loading{ctx, st.m}}
+	st.client = &l.client
 	if !st.asked {
 		st.asked = true
-		st.checkOrigin(inner)
+		st.checkOrigin(&l.ctx)
 	}
-	rec, err := st.load(inner)
+	rec, err := st.load(&l.ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			st.err = err // an answer cut short by this caller's context says nothing to the next one
 		}
 		return nil, err
 	}
-	st.s = &session{limits: &st.m.limits, response: st, rec: rec, stored: rec != nil, isNew: rec == nil}
+	l.session = session{limits: &st.m.limits, response: st, rec: rec, stored: rec != nil, isNew: rec == nil}
 	if rec == nil {
-		st.s.rec = st.m.limits.newRecord(time.Now())
+		l.session.rec = st.m.limits.newRecord(time.Now())
 	}
+	st.s = &l.session
 	return st.s, nil
+}
+
+// loaded is what a load adds to a request. It is one allocation.
+type loaded struct {
+	ctx     loading
+	client  clientState
+	session session
 }
 
 func (st *state) begun() bool { return st.writer.Begun() }
@@ -369,7 +378,7 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 	start := time.Now()
 	var buf [maxCandidates]string
 	tokens := candidates(st.r.Header, m.cookie.Name, buf[:0])
-	st.client = &clientState{sent: len(tokens) > 0}
+	*st.client = clientState{sent: len(tokens) > 0}
 	for _, token := range tokens {
 		rec, err := m.loadToken(ctx, token)
 		if err == nil {
