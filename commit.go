@@ -411,7 +411,7 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 	if c.late && token != c.rec.Token {
 		return token, false // the client holds the record: it can no longer be given another
 	}
-	start := time.Now()
+	start := c.m.clock()
 	next := *c.rec
 	next.slide(now)
 	next.Secure = next.Secure || https // kept where the client holds the record, and gets it again
@@ -423,7 +423,7 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 		if !errors.Is(err, ErrGone) {
 			c.failed(ctx, EventTouch, c.rec.ID, err)
 		} else {
-			c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+			c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
 		}
 		return token, false
 	}
@@ -431,12 +431,12 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 	if newToken != c.rec.Token {
 		c.rec.Secure = next.Secure
 	}
-	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
 	return newToken, true
 }
 
 func (c *change) destroy(ctx context.Context, rec *Record) error {
-	start := time.Now()
+	start := c.m.clock()
 	ended, err := c.end(ctx, rec)
 	if err != nil {
 		return c.failed(ctx, EventDestroy, rec.ID, err)
@@ -450,7 +450,7 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 			}
 		}
 	}
-	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
 	return nil
 }
 
@@ -511,7 +511,7 @@ func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *R
 		}
 		return "", c.failed(ctx, kind, rec.ID, err)
 	}
-	c.m.emit(ctx, Event{Kind: kind, Outcome: done, SessionID: rec.ID, Store: c.m.storeName, Duration: time.Since(start)})
+	c.m.emit(ctx, Event{Kind: kind, Outcome: done, SessionID: rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
 	return token, nil
 }
 

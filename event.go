@@ -96,6 +96,21 @@ func (m *Manager) emit(ctx context.Context, e Event) {
 	m.logEvent(ctx, e)
 }
 
+// clock and since measure the Duration of an event, if anybody observes it.
+func (m *Manager) clock() (now time.Time) {
+	if m.observe != nil {
+		now = time.Now()
+	}
+	return now
+}
+
+func (m *Manager) since(start time.Time) (d time.Duration) {
+	if m.observe != nil {
+		d = time.Since(start)
+	}
+	return d
+}
+
 // emitterKey is the context key of the Manager that loads.
 type emitterKey struct{}
 

@@ -375,7 +375,7 @@ func (st *state) warnLate(what string) {
 // load tries the client's cookies in order. It returns nil without an error if none of them stands for a session.
 func (st *state) load(ctx context.Context) (*Record, error) {
 	m := st.m
-	start := time.Now()
+	start := m.clock()
 	var buf [maxCandidates]string
 	tokens := candidates(st.r.Header, m.cookie.Name, buf[:0])
 	*st.client = clientState{sent: len(tokens) > 0}
@@ -387,15 +387,15 @@ func (st *state) load(ctx context.Context) (*Record, error) {
 			if rec.dual.adopted {
 				outcome = OutcomeAdopted
 			}
-			m.emit(ctx, Event{Kind: EventLoad, Outcome: outcome, SessionID: rec.ID, Store: m.storeName, Duration: time.Since(start)})
+			m.emit(ctx, Event{Kind: EventLoad, Outcome: outcome, SessionID: rec.ID, Store: m.storeName, Duration: m.since(start)})
 			return rec, nil
 		}
 		var miss *NotFoundError
 		if !errors.As(err, &miss) {
-			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: time.Since(start), Err: err})
+			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: m.since(start), Err: err})
 			return nil, err
 		}
-		m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: time.Since(start)})
+		m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: m.since(start)})
 	}
 	m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeNone, Store: m.storeName})
 	return nil, nil
