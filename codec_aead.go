@@ -25,6 +25,7 @@ func NewAEADCodec(secrets ...[]byte) (Codec, error) {
 
 const (
 	xaesNonce = 24
+	xaesKey   = 2 * aes.BlockSize
 	gcmNonce  = 12
 	gcmTag    = 16
 )
@@ -59,9 +60,8 @@ func xaesOf(key []byte) (*xaes, error) {
 	return x, nil
 }
 
-// message gives the AEAD for the messages whose nonce begins so.
-func (x *xaes) message(nonce []byte) (cipher.AEAD, error) {
-	var key [2 * aes.BlockSize]byte
+// message gives the AEAD for the messages whose nonce begins so. The key is made in the place that it gets for it.
+func (x *xaes) message(nonce, key []byte) (cipher.AEAD, error) {
 	for i := range 2 {
 		half := key[i*aes.BlockSize:][:aes.BlockSize]
 		copy(half, []byte{0, byte(i + 1), 'X', 0})
@@ -69,7 +69,7 @@ func (x *xaes) message(nonce []byte) (cipher.AEAD, error) {
 		subtle.XORBytes(half, half, x.mask[:])
 		x.block.Encrypt(half, half)
 	}
-	block, err := aes.NewCipher(key[:])
+	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
 	}
@@ -77,24 +77,34 @@ func (x *xaes) message(nonce []byte) (cipher.AEAD, error) {
 }
 
 func (x *xaes) Seal(name string, plain []byte) (string, error) {
-	sealed := make([]byte, xaesNonce, xaesNonce+len(plain)+gcmTag)
+	n := xaesNonce + len(plain) + gcmTag
+	buf := make([]byte, n+xaesKey)
+	sealed := buf[:xaesNonce:n]
 	_, _ = rand.Read(sealed) // never fails
-	aead, err := x.message(sealed)
+	aead, err := x.message(sealed, buf[n:])
 	if err != nil {
 		return "", errors.New("sessions: the record cannot be sealed")
 	}
-	return base64.RawURLEncoding.EncodeToString(aead.Seal(sealed, sealed[gcmNonce:xaesNonce], plain, []byte(name))), nil
+	sealed = aead.Seal(sealed, sealed[gcmNonce:xaesNonce], plain, []byte(name))
+	var enough [1024]byte // for a small session
+	return string(base64.RawURLEncoding.AppendEncode(enough[:0], sealed)), nil
 }
 
 func (x *xaes) Open(name, sealed string) ([]byte, error) {
 	if hasLineBreak(sealed) {
 		return nil, errSeal
 	}
-	text, err := base64.RawURLEncoding.Strict().DecodeString(sealed)
-	if err != nil || len(text) < xaesNonce+gcmTag {
+	n := base64.RawURLEncoding.DecodedLen(len(sealed))
+	buf := make([]byte, n+xaesKey)
+	if n < xaesNonce+gcmTag {
 		return nil, errSeal
 	}
-	aead, err := x.message(text)
+	n, err := base64.RawURLEncoding.Strict().Decode(buf, []byte(sealed))
+	if err != nil {
+		return nil, errSeal
+	}
+	text := buf[:n]
+	aead, err := x.message(text, buf[n:n+xaesKey])
 	if err != nil {
 		return nil, errSeal
 	}

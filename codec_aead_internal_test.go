@@ -20,7 +20,7 @@ func TestXAES_Vectors(t *testing.T) {
 		x, err := xaesOf(bytes.Repeat([]byte{c.key}, 32))
 		require.NoError(t, err)
 		nonce := []byte("ABCDEFGHIJKLMNOPQRSTUVWX")
-		aead, err := x.message(nonce)
+		aead, err := x.message(nonce, make([]byte, xaesKey))
 		require.NoError(t, err)
 		require.Equal(t, c.want, hex.EncodeToString(aead.Seal(nil, nonce[gcmNonce:], []byte("XAES-256-GCM"), []byte(c.data))))
 	}
