@@ -295,6 +295,7 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	c.s.name()
 	c.rec.ID, c.rec.Token = c.s.rec.ID, c.s.rec.Token
 	c.s.mu.Unlock()
+	c.rec.fresh = true
 	c.rec.slide(now)
 	token, err := c.write(ctx, EventCommit, OutcomeCreated, c.rec, 0)
 	c.stored = err == nil
@@ -323,7 +324,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	next := old.clone()
 	next.Token = NewToken()
 	next.ID, _ = TokenID(next.Token)
-	next.dual, next.marks = dualState{}, ""
+	next.dual, next.marks, next.fresh = dualState{}, "", true
 	next.slide(now)
 	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
 	if err != nil {

@@ -51,6 +51,7 @@ type Record struct {
 	marks  string    // the last writes that led to the record, so that a repeated one knows its own first run
 	mark   string    // the write that is being made on it
 	lineal bool      // marks are those of all that led to it: no others may be added, as if their changes were in it
+	fresh  bool      // its token was made in this commit: nobody else can have written under it
 
 	replaces *Record // of a tombstone: the record whose place it takes
 }

@@ -302,6 +302,7 @@ func TestP11_RedisHoldsNoToken(t *testing.T) {
 		require.Equal(t, strings.TrimPrefix(key, "session:"), stored.I[:22])
 		if _, tombstone := stored.S["renewed"]; !tombstone {
 			require.JSONEq(t, `{"name":"Ada"}`, string(stored.S["user"]))
+			require.Len(t, stored.I, 22+36, "a new session needs no mark")
 		}
 	}
 	for _, token := range tokens {

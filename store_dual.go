@@ -485,7 +485,7 @@ func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int
 		rec = rec.clone()
 		rec.mark = newMark()
 	}
-	rec.lineal = !d.oldIsClient
+	rec.lineal, rec.fresh = !d.oldIsClient, false // the marks of both copies are compared
 	switch {
 	case phase == NewOnly:
 		_, err := d.saveNew(ctx, name, rec, base, phase, true)

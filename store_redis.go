@@ -148,7 +148,11 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		rec = rec.clone()
 		rec.mark = mark
 	}
-	text := rec.appendStored(nil)
+	marks := rec.lineage()
+	if base == 0 && rec.fresh {
+		marks = "" // what is there already can only come from the first run of this very command
+	}
+	text := rec.append(nil, 'i', rec.ID, marks)
 	key := s.key(rec.ID)
 	ttl := time.Duration(ms) * time.Millisecond
 	switch {
@@ -165,7 +169,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		if created {
 			return rec.Token, nil
 		}
-		return s.exists(ctx, rec, mark)
+		return s.exists(ctx, rec, text)
 	}
 	args := []any{text, ms, string(append(appendNumber(make([]byte, 0, numberLength+markLength), base), mark...)), "keep"}
 	if !marksCount(base, time.Now()) || rec.lineal {
@@ -189,7 +193,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 
 // exists sorts out a SET NX that found a key: it may be what the first run of this very command wrote, if the reply was
 // lost and the client sent it again.
-func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (string, error) {
+func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (string, error) {
 	text, err := s.rdb.Get(ctx, s.key(rec.ID)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
@@ -198,7 +202,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, mark string) (stri
 		return "", failedTo("save", err)
 	}
 	current, _ := s.parse(rec.ID, text)
-	if current != nil && mark != "" && hasMark(current.marks, mark) {
+	if text == string(sent) || current != nil && rec.mark != "" && hasMark(current.marks, rec.mark) {
 		return rec.Token, nil
 	}
 	return "", s.conflict(rec, text)
