@@ -442,8 +442,8 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	if err != nil {
 		return c.failed(ctx, EventDestroy, rec.ID, err)
 	}
-	// Where the tombstone could not be written, as in a store that is full, the record can still be deleted.
-	if k, ok := c.m.store.(interface{ keepsTombstones() bool }); !ended || !ok || !k.keepsTombstones() {
+	// Where that could not be done, as in a store that is full, the record can still be deleted.
+	if !ended || !c.m.endsAlone {
 		if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
 			c.failed(ctx, EventDestroy, rec.ID, err)
 			if !ended {
@@ -457,13 +457,19 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 
 // end puts a tombstone in the place of a session, with a version check, and says whether that has ended it. If a parallel
 // request has renewed the session, it lives on under a token that this request does not know, and a logout that
-// reported success would be lost: the error is ErrGone. Once the tombstone is there no renewal can succeed.
+// reported success would be lost: the error is ErrGone. Once the tombstone is there no renewal can succeed. Without a
+// DualStore a RedisStore deletes what is no tombstone, and no renewal can succeed either.
 func (c *change) end(ctx context.Context, rec *Record) (ended bool, err error) {
 	for attempt := 0; ; attempt++ {
-		now := time.Now()
-		stone := rec.tombstone(now, now.Add(renewedTombstone))
-		stone.mark = c.name()
-		_, err := c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
+		var err error
+		if s, ok := c.m.store.(*RedisStore); ok {
+			err = s.end(ctx, rec.ID)
+		} else {
+			now := time.Now()
+			stone := rec.tombstone(now, now.Add(renewedTombstone))
+			stone.mark = c.name()
+			_, err = c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
+		}
 		switch {
 		case err == nil:
 			return true, nil

@@ -1370,6 +1370,36 @@ func TestP14_AHangUpIsNotLoggedAsAnOutage(t *testing.T) {
 	require.Len(t, site.log.lines("given up"), 1)
 }
 
+// A logout that meets a renewal is no logout: the session lives on under a token that it does not know, and it says so. One
+// that meets a change or another logout is.
+func TestP08_LogoutBesideOthers(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			status    int
+			lives     bool
+		}{
+			"renewed":   {func(s sessions.Session) { s.Renew() }, http.StatusConflict, true},
+			"written":   {func(s sessions.Session) { _ = s.Set("y", 2) }, http.StatusOK, false},
+			"destroyed": {func(s sessions.Session) { s.Destroy() }, http.StatusOK, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newSite(t, store).browser()
+				b.set("user", 42)
+				other := b.clone()
+				r := b.try(func(s sessions.Session) {
+					s.Destroy()
+					other.use(c.meanwhile)
+				})
+				require.Equal(t, c.status, r.status)
+				require.Equal(t, c.lives, b.cookie() != "", "the client keeps the cookie of what it has not ended")
+				b.clone().use(func(s sessions.Session) { require.True(t, s.IsNew()) })
+				other.use(func(s sessions.Session) { require.Equal(t, !c.lives, s.IsNew()) })
+			})
+		}
+	})
+}
+
 // A store may say no more than that there is a conflict: then the record is read again.
 func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {

@@ -95,6 +95,7 @@ type Manager struct {
 	storeName     string
 	atClient      bool // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
 	cookie        Cookie
+	endsAlone     bool   // what ends a session in the store needs no Delete after it
 	plainLine     string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
 	secureLine    string // the same with Secure
 	limits        limits
@@ -140,6 +141,9 @@ func New(cfg Config) (*Manager, error) {
 		warned:        map[string]bool{},
 	}
 	_, m.atClient = cfg.Store.(*CookieStore)
+	_, deletes := cfg.Store.(*RedisStore)
+	_, keeps := cfg.Store.(interface{ keepsTombstones() })
+	m.endsAlone = deletes || keeps
 	m.limits.maxIdle = m.limits.absolute
 	if s, ok := cfg.Store.(interface{ MaxTTL() time.Duration }); ok {
 		m.limits.maxIdle = min(m.limits.maxIdle, s.MaxTTL())

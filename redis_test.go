@@ -121,7 +121,10 @@ func TestP09_RedisEveryPathHasATTL(t *testing.T) {
 				require.Positive(t, n)
 			case "evalsha", "eval":
 				written++
-				// Save: script, 1, key, record, lifetime, ...; touch: script, 1, key, version, lifetime, ...
+				// Save: script, 1, key, record, lifetime, ...; touch: script, 1, key, version, lifetime, ...; end: without.
+				if len(args) == 4 {
+					continue
+				}
 				n, err := strconv.ParseInt(args[5], 10, 64)
 				require.NoError(t, err)
 				require.Positive(t, n)
@@ -437,7 +440,7 @@ func TestP03_RedisCommands(t *testing.T) {
 		{"slide", func() { age(t, admin, token); commandStats(t, admin); app.must(token, read) }, map[string]int{"get": 2, "evalsha": 1, "set": 1}},
 		{"not again", func() { app.must(token, read) }, map[string]int{"get": 1}},
 		{"renew", func() { token = app.must(token, sessions.Session.Renew) }, map[string]int{"get": 2, "evalsha": 1, "set": 2}},
-		{"destroy", func() { app.must(token, sessions.Session.Destroy) }, map[string]int{"get": 2, "evalsha": 1, "set": 1, "del": 1}},
+		{"destroy", func() { app.must(token, sessions.Session.Destroy) }, map[string]int{"get": 2, "evalsha": 1, "del": 1}},
 	} {
 		c.do()
 		require.Equal(t, c.want, commandStats(t, admin), c.name) // a script runs one get and one set inside

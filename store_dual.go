@@ -177,7 +177,7 @@ func (d *DualStore) SetPhase(p Phase) {
 func (d *DualStore) storeName() string { return "dual" }
 
 // keepsTombstones says that a tombstone is all that a Delete would leave.
-func (d *DualStore) keepsTombstones() bool { return true }
+func (d *DualStore) keepsTombstones() {}
 
 // MaxTTL returns the lesser of the limits of both stores.
 func (d *DualStore) MaxTTL() time.Duration {

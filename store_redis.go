@@ -29,7 +29,7 @@ type RedisStoreConfig struct {
 // RedisStore keeps each session as one string key: the prefix and [TokenID]. The value is JSON, readable with
 // redis-cli GET; the token is not in it. Every key has a TTL from the command that wrote it.
 //
-// A read is one GET, a save one SET or one EVALSHA, a touch one EVALSHA; each uses one key, so that a cluster works.
+// A read is one GET, a save one SET or one EVALSHA, a touch or a logout one EVALSHA; each uses one key, so that a cluster works.
 // Replicas must not be read from: they may not have a change, or a logout, yet.
 //
 // A RedisStore is safe for concurrent use, and must not be copied.
@@ -267,6 +267,19 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		return "", ErrGone
 	}
 	return rec.Token, nil
+}
+
+// end deletes a record; a tombstone stays, and makes it ErrGone. It needs to leave none: whoever writes later finds no
+// key, and no script makes one.
+func (s *RedisStore) end(ctx context.Context, id string) error {
+	answer, err := redisscript.End.Run(ctx, s.rdb, []string{s.key(id)}).Int64()
+	if err != nil {
+		return failedTo("delete", err)
+	}
+	if answer == redisscript.Missing {
+		return ErrGone
+	}
+	return nil
 }
 
 // Delete removes the key. It implements [Store].

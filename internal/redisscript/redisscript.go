@@ -101,6 +101,15 @@ redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
+// End deletes a record, whatever its version, but no tombstone. It answers Done or Missing.
+//
+//	KEYS[1]  the session
+var End = redis.NewScript(`
+local current = redis.call('GET', KEYS[1])
+if not current or current:byte(current:byte(4) == 34 and 64 or 73) == 51 then return 0 end
+return redis.call('DEL', KEYS[1])
+`)
+
 // GiveTTL gives a key without a TTL one, in milliseconds, and answers 1; it answers 0 for any other key.
 var GiveTTL = redis.NewScript(`
 if redis.call('PTTL', KEYS[1]) ~= -1 then return 0 end

@@ -126,6 +126,32 @@ func TestTouch(t *testing.T) {
 	}
 }
 
+func TestEnd(t *testing.T) {
+	ctx := context.Background()
+	rdb := redistest.Start(t).Client(t)
+	for _, c := range []struct {
+		name, there string
+		want        int64
+		left        bool
+	}{
+		{"nothing there", "", redisscript.Missing, false},
+		{"a record", record("version", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, false},
+		{"a tombstone", record("version", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, true},
+		{"garbage", "x", redisscript.Done, false},
+	} {
+		for _, there := range []string{c.there, first(c.there)} {
+			require.NoError(t, rdb.FlushDB(ctx).Err())
+			if there != "" {
+				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
+			}
+			got, err := redisscript.End.Run(ctx, rdb, []string{"k"}).Int64()
+			require.NoError(t, err, c.name)
+			require.Equal(t, c.want, got, c.name)
+			require.Equal(t, c.left, rdb.Exists(ctx, "k").Val() == 1, c.name)
+		}
+	}
+}
+
 func TestGiveTTL(t *testing.T) {
 	ctx := context.Background()
 	rdb := redistest.Start(t).Client(t)
