@@ -1,6 +1,7 @@
 package jsonindex
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -102,4 +103,30 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Eight bytes at a time or one by one: the same is found, wherever it stands and whatever is around it.
+func TestPlain(t *testing.T) {
+	for _, fill := range []byte{' ', '!', '#', '[', ']', 'a', '~', 0x7f, 0x80, 0xa2, 0xdc, 0xff} {
+		for n := range 40 {
+			text := bytes.Repeat([]byte{fill}, n)
+			for from := range n + 1 {
+				require.Equal(t, n, plain(string(text), from))
+			}
+			for at := range n {
+				for _, special := range []byte{0, 1, '\n', 0x1f, '"', '\\'} {
+					for _, next := range []byte{fill, special, 0x1f, 0x80} {
+						s := bytes.Clone(text)
+						s[at] = special
+						if at+1 < n {
+							s[at+1] = next
+						}
+						for from := range at + 1 {
+							require.Equal(t, at, plain(string(s), from), "%q from %d", s, from)
+						}
+					}
+				}
+			}
+		}
+	}
 }
