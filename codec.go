@@ -134,11 +134,12 @@ func (c *secureCookie) Seal(name string, plain []byte) (string, error) {
 }
 
 func (c *secureCookie) Open(name, sealed string) ([]byte, error) {
-	// securecookie takes line breaks and loose last bits for the same value: one value has one text here.
-	if hasLineBreak(sealed) {
+	// securecookie takes line breaks and loose last bits, which the last four characters have, for the same value: one
+	// value has one text here.
+	if hasLineBreak(sealed) || len(sealed) < 4 {
 		return nil, errSeal
 	}
-	if _, err := base64.URLEncoding.Strict().DecodeString(sealed); err != nil {
+	if _, err := base64.URLEncoding.Strict().DecodeString(sealed[len(sealed)-4:]); err != nil {
 		return nil, errSeal
 	}
 	var plain []byte
