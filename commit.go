@@ -647,7 +647,7 @@ func peerHost(r *http.Request) string {
 // setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.
 func (st *state) setCookie(line string) {
 	h := st.header()
-	h.Add("Set-Cookie", line)
+	h["Set-Cookie"] = append(h["Set-Cookie"], line)
 	var dropped []string
 	for name, values := range h {
 		if !isCacheHeader(name) {
@@ -710,5 +710,5 @@ func addVary(h http.Header) {
 			}
 		}
 	}
-	h.Add("Vary", "Cookie")
+	h["Vary"] = append(h["Vary"], "Cookie")
 }

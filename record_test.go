@@ -218,6 +218,23 @@ func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	}
 }
 
+// A token is what strict base64url takes for 16 bytes, and nothing else.
+func TestP10_ShapeOfAToken(t *testing.T) {
+	for at := range tokenLength {
+		for c := range 256 {
+			token := []byte(testToken)
+			token[at] = byte(c)
+			_, ok := TokenID(string(token))
+			b, err := base64.RawURLEncoding.Strict().DecodeString(string(token))
+			require.Equal(t, err == nil && len(b) == tokenBytes, ok, "%q", token)
+		}
+	}
+	for _, token := range []string{"", testToken[1:], testToken + "A", testToken + "\n", testToken + "=="} {
+		_, ok := TokenID(token)
+		require.False(t, ok, "%q", token)
+	}
+}
+
 func TestRecordRoundTrip(t *testing.T) {
 	for f := range flagsEnd {
 		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
