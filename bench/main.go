@@ -221,6 +221,7 @@ const (
 	bareHandler   = "bare handler"
 	bareCommands  = "bare go-redis"
 	oursCookie    = "Handover, cookie"
+	oursAEAD      = "Handover, cookie, AEAD"
 	oursRedis     = "Handover, Redis"
 	scsMem        = "scs, memstore"
 	scsPlain      = "scs, goredisstore"
