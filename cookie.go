@@ -190,8 +190,12 @@ func candidates(h http.Header, name string, into []string) []string {
 		for len(line) > 0 && len(into) < maxCandidates {
 			var part string
 			part, line, _ = strings.Cut(line, ";")
-			n, value, ok := strings.Cut(part, "=")
-			if !ok || textproto.TrimString(n) != name {
+			part, ok := strings.CutPrefix(textproto.TrimString(part), name)
+			if !ok {
+				continue
+			}
+			value, ok := strings.CutPrefix(textproto.TrimString(part), "=")
+			if !ok {
 				continue
 			}
 			value = textproto.TrimString(value)
