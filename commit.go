@@ -14,8 +14,8 @@ import (
 	"handover.example/sessions/internal/scheme"
 )
 
-// renewedTombstone is how long the tombstone of an ended session stays in a plain server-side store: long enough for
-// requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
+// renewedTombstone is how long the tombstone of an ended session, in Redis of a renewed one, stays in a plain server-side
+// store: long enough for requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
 // merely unknown, which ends the session just as well.
 const renewedTombstone = time.Minute
 
@@ -115,7 +115,7 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Unlock()
 
 	ctx := context.WithoutCancel(st.Context)
-	if !st.m.atClient { // which waits for nobody
+	if !st.m.atClient || st.m.observe != nil { // the client waits for nobody, an observer may
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, st.m.commitTimeout)
 		defer cancel()
@@ -438,46 +438,56 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 
 func (c *change) destroy(ctx context.Context, rec *Record) error {
 	start := c.m.clock()
-	ended, err := c.end(ctx, rec)
-	if err != nil {
+	if err := c.end(ctx, rec); err != nil {
 		return c.failed(ctx, EventDestroy, rec.ID, err)
-	}
-	// Where that could not be done, as in a store that is full, the record can still be deleted.
-	if !ended || !c.m.endsAlone {
-		if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
-			c.failed(ctx, EventDestroy, rec.ID, err)
-			if !ended {
-				return err
-			}
-		}
 	}
 	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
 	return nil
 }
 
-// end puts a tombstone in the place of a session, with a version check, and says whether that has ended it. If a parallel
-// request has renewed the session, it lives on under a token that this request does not know, and a logout that
-// reported success would be lost: the error is ErrGone. Once the tombstone is there no renewal can succeed. Without a
-// DualStore a RedisStore deletes what is no tombstone, and no renewal can succeed either.
-func (c *change) end(ctx context.Context, rec *Record) (ended bool, err error) {
-	for attempt := 0; ; attempt++ {
-		var err error
-		if s, ok := c.m.store.(*RedisStore); ok {
-			err = s.end(ctx, rec.ID)
-		} else {
-			now := time.Now()
-			stone := rec.tombstone(now, now.Add(renewedTombstone))
-			stone.mark = c.name()
-			_, err = c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
+// end ends a session in the store. If a parallel request has renewed it, it lives on under a token that this request does
+// not know, and a logout that reported success would be lost: the error is ErrGone.
+func (c *change) end(ctx context.Context, rec *Record) error {
+	if s, ok := c.m.store.(*RedisStore); ok {
+		return s.end(ctx, rec)
+	}
+	ended, err := c.entomb(ctx, rec)
+	if err != nil || ended && c.m.keepsTombstones {
+		return err
+	}
+	// Where the tombstone could not be written, as in a store that is full, the record can still be deleted.
+	if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
+		if !ended {
+			return err
 		}
-		switch {
-		case err == nil:
+		c.failed(ctx, EventDestroy, rec.ID, err)
+	}
+	return nil
+}
+
+// entomb puts a tombstone in the place of a session, with a version check, and says whether that has ended it. Once the
+// tombstone is there no renewal can succeed.
+func (c *change) entomb(ctx context.Context, rec *Record) (ended bool, err error) {
+	for attempt := 0; ; attempt++ {
+		now := time.Now()
+		stone := rec.tombstone(now, now.Add(renewedTombstone))
+		stone.mark = c.name()
+		_, err := c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
+		if err == nil {
 			return true, nil
-		case errors.Is(err, ErrGone):
-			there, err := c.m.store.Load(ctx, c.m.cookie.Name, c.client.token)
-			if err != nil || !there.Revoked {
-				return false, nil
-			}
+		}
+		var found *ConflictError
+		if errors.As(err, &found) && found.Current != nil && pause(ctx, attempt) == nil {
+			rec = found.Current
+			continue
+		}
+		there, lerr := c.m.store.Load(ctx, c.m.cookie.Name, c.client.token)
+		switch {
+		case errors.Is(lerr, ErrNotFound):
+			return false, nil
+		case lerr != nil:
+			return false, lerr // it may have been renewed: nobody can tell
+		case there.Revoked:
 			if _, renewed := there.raw(renewedKey); renewed {
 				return false, ErrGone
 			}
@@ -485,12 +495,7 @@ func (c *change) end(ctx context.Context, rec *Record) (ended bool, err error) {
 		case !errors.Is(err, ErrConflict) || pause(ctx, attempt) != nil:
 			return false, nil
 		}
-		var found *ConflictError
-		if errors.As(err, &found) && found.Current != nil {
-			rec = found.Current
-		} else if rec, err = c.m.store.Load(ctx, c.m.cookie.Name, c.client.token); err != nil {
-			return false, nil
-		}
+		rec = there
 	}
 }
 

@@ -382,3 +382,29 @@ func TestP15_RevokedInOnePhaseIsRevokedInAll(t *testing.T) {
 		}
 	}
 }
+
+// Two requests that take over the same session at once write the same bytes, from one server to another. One of them has
+// adopted it.
+func TestP15_AdoptedOnceBySameBytes(t *testing.T) {
+	oldServer, newServer := redistest.Start(t), redistest.Start(t)
+	proxy := newServer.Proxy(t)
+	old := newRedisStore(t, oldServer.Client(t), time.Hour)
+	rec := newRedisRecord(time.Hour, time.Hour)
+	_, err := old.Save(t.Context(), "session", rec, 0)
+	require.NoError(t, err)
+	dual, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: newRedisStore(t, proxy.Client(t), time.Hour), Phase: sessions.DualReadNew})
+	require.NoError(t, err)
+	proxy.SetFault(func(args []string) redistest.Fault {
+		if args[0] == "SET" {
+			proxy.SetFault(nil)
+			_, err := dual.Load(t.Context(), "session", rec.Token) // the other request is quicker
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		return redistest.Pass
+	})
+	_, err = dual.Load(t.Context(), "session", rec.Token)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, dual.Report().Adopted)
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -1397,6 +1398,60 @@ func TestP08_LogoutBesideOthers(t *testing.T) {
 				other.use(func(s sessions.Session) { require.Equal(t, !c.lives, s.IsNew()) })
 			})
 		}
+	})
+}
+
+// Where the tombstone of a logout gets no answer, what is there is looked at before anything is deleted.
+func TestP08_LogoutWhoseTombstoneFails(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			fails     []string
+			status    int
+		}{
+			"renewed":                {sessions.Session.Renew, []string{"save"}, http.StatusConflict},
+			"renewed, and no answer": {sessions.Session.Renew, []string{"save", "load"}, http.StatusServiceUnavailable},
+			"destroyed":              {sessions.Session.Destroy, []string{"save"}, http.StatusOK},
+			"left alone":             {noop, []string{"save"}, http.StatusOK},
+			"and no answer":          {noop, []string{"save", "load"}, http.StatusServiceUnavailable},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.set("user", 42)
+				other := b.clone()
+				r := b.try(func(s sessions.Session) {
+					s.Destroy()
+					other.use(c.meanwhile)
+					spy.fail(c.fails...)
+				})
+				spy.fail()
+				require.Equal(t, c.status, r.status)
+				require.Equal(t, c.status != http.StatusOK, b.cookie() != "")
+				other.use(func(s sessions.Session) { require.Equal(t, c.status == http.StatusOK, s.IsNew()) })
+			})
+		}
+	})
+}
+
+// What an observer waits for in a commit has the time of the commit, also where the store itself waits for nothing.
+func TestP06_ObserversHaveADeadline(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		had := false
+		mgr, err := sessions.New(sessions.Config{Store: store, CommitTimeout: time.Minute, Observe: func(ctx context.Context, e sessions.Event) {
+			if e.Kind == sessions.EventCommit {
+				var until time.Time
+				until, had = ctx.Deadline()
+				require.WithinDuration(t, time.Now().Add(time.Minute), until, 30*time.Second)
+			}
+		}})
+		require.NoError(t, err)
+		mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("user", 42))
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+		require.True(t, had)
 	})
 }
 

@@ -91,20 +91,20 @@ const (
 // Manager gives the requests of a handler their sessions. Make one with [New]. It is safe for concurrent use, and must
 // not be copied. Several Managers, each with a cookie name of its own, may wrap the same handler.
 type Manager struct {
-	store         Store
-	storeName     string
-	atClient      bool // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
-	cookie        Cookie
-	endsAlone     bool   // what ends a session in the store needs no Delete after it
-	plainLine     string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
-	secureLine    string // the same with Secure
-	limits        limits
-	secure        SecureMode
-	scheme        scheme.Policy
-	commitTimeout time.Duration
-	errorHandler  func(http.ResponseWriter, *http.Request, error)
-	logger        *slog.Logger
-	observe       func(context.Context, Event)
+	store           Store
+	storeName       string
+	atClient        bool // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
+	cookie          Cookie
+	keepsTombstones bool   // a tombstone is all that a Delete would leave in the store
+	plainLine       string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
+	secureLine      string // the same with Secure
+	limits          limits
+	secure          SecureMode
+	scheme          scheme.Policy
+	commitTimeout   time.Duration
+	errorHandler    func(http.ResponseWriter, *http.Request, error)
+	logger          *slog.Logger
+	observe         func(context.Context, Event)
 
 	warnedMu sync.Mutex
 	warned   map[string]bool
@@ -141,9 +141,7 @@ func New(cfg Config) (*Manager, error) {
 		warned:        map[string]bool{},
 	}
 	_, m.atClient = cfg.Store.(*CookieStore)
-	_, deletes := cfg.Store.(*RedisStore)
-	_, keeps := cfg.Store.(interface{ keepsTombstones() })
-	m.endsAlone = deletes || keeps
+	_, m.keepsTombstones = cfg.Store.(interface{ keepsTombstones() })
 	m.limits.maxIdle = m.limits.absolute
 	if s, ok := cfg.Store.(interface{ MaxTTL() time.Duration }); ok {
 		m.limits.maxIdle = min(m.limits.maxIdle, s.MaxTTL())

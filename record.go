@@ -256,7 +256,7 @@ func (r *Record) valuesLength() (n int) {
 
 func (r *Record) flags() (f int) {
 	if r.Revoked {
-		return flagRevoked // and nothing else: the touch script knows a tombstone by this digit
+		return flagRevoked // and nothing else: the scripts know a tombstone by this digit
 	}
 	if r.Persistent {
 		f |= flagPersistent

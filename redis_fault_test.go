@@ -502,6 +502,39 @@ func TestP07_RedisLostReply(t *testing.T) {
 	noKeyWithoutTTL(t, server.Client(t))
 }
 
+// A logout that gets no answer is none: the session may have been renewed meanwhile, and then it lives on.
+func TestP08_RedisLogoutWithoutAnAnswer(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := server.Proxy(t)
+	slow := newRedisApp(t, newRedisStore(t, proxy.Client(t), time.Hour))
+	fast := newRedisApp(t, newRedisStore(t, server.Client(t), time.Hour))
+	loadScripts(t, server.Client(t))
+	for _, command := range []string{"EVAL", "DEL", "GET"} { // the last two are those of a second thought
+		old := fast.must("", addHit)
+		var renewed string
+		after, status := slow.do(old, func(s sessions.Session) {
+			s.Destroy()
+			renewed = fast.must(old, sessions.Session.Renew)
+			proxy.SetFault(func(args []string) redistest.Fault {
+				if strings.HasPrefix(args[0], command) {
+					return redistest.LoseReply
+				}
+				return redistest.Pass
+			})
+		})
+		proxy.SetFault(nil)
+		require.Equal(t, old, after, "the client keeps what it has not ended")
+		if command == "EVAL" {
+			require.Equal(t, http.StatusServiceUnavailable, status)
+		} else {
+			require.Equal(t, http.StatusConflict, status, command)
+		}
+		got, ok := fast.hits(renewed)
+		require.True(t, ok, "the renewed session lives")
+		require.Equal(t, 1, got)
+	}
+}
+
 // loadScripts spares the first calls their detour.
 func loadScripts(t testing.TB, rdb *redis.Client) {
 	t.Helper()

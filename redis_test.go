@@ -740,3 +740,27 @@ func newRedisRecord(idle, absolute time.Duration) *sessions.Record {
 	rec.ID, _ = sessions.TokenID(rec.Token)
 	return rec
 }
+
+// quoting is an error that quotes, as that of crypto/x509 on an unknown authority does.
+type quoting struct{}
+
+func (quoting) Error() string { return `certificate signed by an unknown authority (possibly because of "rsa")` }
+
+// What is left out of an error is what it quotes of a session, and not its causes: errors.Is and As find them.
+func TestP14_RedisErrorsKeepTheirCauses(t *testing.T) {
+	failover := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{"127.0.0.1:1"}, MaxRetries: -1,
+		Dialer: func(context.Context, string, string) (net.Conn, error) { return nil, quoting{} }})
+	defer failover.Close()
+	_, err := newRedisStore(t, failover, time.Hour).Load(t.Context(), "", sessions.NewToken())
+	require.ErrorAs(t, err, new(quoting))
+
+	server := redistest.Start(t, "--rename-command", "GET", "")
+	_, err = newRedisStore(t, server.Client(t), time.Hour).Load(t.Context(), "", sessions.NewToken())
+	require.ErrorAs(t, err, new(redis.Error))
+	require.True(t, redis.HasErrorPrefix(err, "unknown command"), "%v", err)
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+	defer cancel()
+	_, err = newRedisStore(t, redistest.Start(t).Client(t), time.Hour).Load(ctx, "", sessions.NewToken())
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+}

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -462,7 +463,7 @@ func TestP11_NothingSecretIsLogged(t *testing.T) {
 			s.use(b, sessions.Session.Renew)
 			s.use(b, sessions.Session.Destroy)
 			s.use(s.browser().hold(sessions.NewToken()), func(v sessions.Session) { _ = v.Set(s.key, s.value) })
-			text := strings.Join(s.log.lines("unknown command"), "")
+			text := strings.Join(append(s.log.lines("unknown command"), s.log.lines("Unknown Redis command")...), "") // the second in a script
 			require.NotEmpty(t, text)
 			require.NotContains(t, l.text.String(), "beginning with")
 			seen(s)
@@ -471,14 +472,35 @@ func TestP11_NothingSecretIsLogged(t *testing.T) {
 	t.Run("redis that talks nonsense", func(t *testing.T) {
 		reply := canary("reply")
 		l.secret(t.Name(), "what a broken connection says", reply)
-		for _, text := range []string{reply, ":" + reply, "$" + reply, "*2\r\n$3\r\n" + reply, "+" + reply, "_" + reply, "#" + reply} {
-			rdb := redis.NewClient(&redis.Options{Addr: nonsense(t, text+"\r\n"), MaxRetries: -1, DialerRetries: 1, Protocol: 2, DisableIdentity: true,
-				ContextTimeoutEnabled: true, ReadTimeout: time.Second})
-			s := newLeakSite(t, &l, redisStoreOver(t, rdb), func(cfg *sessions.Config) { cfg.CommitTimeout = 2 * time.Second })
-			s.use(s.browser().hold(sessions.NewToken()), func(v sessions.Session) {})
-			s.use(s.browser(), func(v sessions.Session) { _ = v.Set(s.key, s.value) })
-			_ = rdb.Close()
-			seen(s)
+		for _, text := range []string{reply, ":" + reply, "$" + reply, "*2\r\n$3\r\n" + reply, "+" + reply, "_" + reply, "#" + reply, "," + reply, "(" + reply,
+			fmt.Sprintf("$%d\r\n%s", len(reply), reply), fmt.Sprintf("*1\r\n$%d\r\n%s", len(reply), reply)} {
+			r := hourRecord("1")
+			r.Expires = r.Expires.Add(-r.Idle / 2) // which is due
+			good, err := json.Marshal(r)
+			require.NoError(t, err)
+			for name, said := range map[string]map[string]string{
+				"always":           {},
+				"in a session":     {"hello": "-ERR unknown command"},
+				"after the record": {"hello": "-ERR unknown command", "get": fmt.Sprintf("$%d\r\n%s", len(good), good)},
+			} {
+				rdb := redis.NewClient(&redis.Options{Addr: nonsense(t, text, said), MaxRetries: -1, DialerRetries: 1, Protocol: 2, DisableIdentity: true,
+					ContextTimeoutEnabled: true, ReadTimeout: time.Second})
+				s := newLeakSite(t, &l, redisStoreOver(t, rdb), func(cfg *sessions.Config) { cfg.CommitTimeout = 2 * time.Second })
+				s.use(s.browser(), func(v sessions.Session) { _ = v.Set(s.key, s.value) })
+				for _, do := range []func(sessions.Session){
+					func(sessions.Session) {},
+					func(v sessions.Session) { _ = v.Set(s.key, s.value) },
+					sessions.Session.Renew,
+					sessions.Session.Destroy,
+				} {
+					s.use(s.browser().hold(r.Token), func(v sessions.Session) {
+						require.Equal(t, name == "after the record", v.ID() == r.ID)
+						do(v)
+					})
+				}
+				_ = rdb.Close()
+				seen(s)
+			}
 		}
 	})
 	t.Run("configuration", func(t *testing.T) {
@@ -524,8 +546,8 @@ func (panicCodec) Open(_, sealed string) ([]byte, error) {
 	return nil, errors.New("cannot open " + sealed)
 }
 
-// nonsense is a server that answers every line with the same text, and gives its address.
-func nonsense(t *testing.T, text string) string {
+// nonsense is a server that answers every command with the same text, but for some, and gives its address.
+func nonsense(t *testing.T, text string, but map[string]string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -542,8 +564,20 @@ func nonsense(t *testing.T, text string) string {
 				defer stop()
 				defer conn.Close()
 				lines := bufio.NewScanner(conn)
-				for lines.Scan() {
-					if _, err := io.WriteString(conn, text); err != nil {
+				for lines.Scan() { // a command is the number of its words, and each of them after its length
+					words, _ := strconv.Atoi(strings.TrimPrefix(lines.Text(), "*"))
+					answer := text
+					for i := range words {
+						if !lines.Scan() || !lines.Scan() {
+							return
+						}
+						if i == 0 {
+							if is, ok := but[strings.ToLower(lines.Text())]; ok {
+								answer = is
+							}
+						}
+					}
+					if _, err := io.WriteString(conn, answer+"\r\n"); err != nil {
 						return
 					}
 				}

@@ -644,7 +644,7 @@ func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Recor
 // copyOf gives a copy for the other store: no write of its own, so that it has no mark that the first one lacks.
 func (d *DualStore) copyOf(rec *Record) *Record {
 	c := rec.clone()
-	c.marks, c.mark, c.lineal = rec.lineage(), "", !d.oldIsClient
+	c.marks, c.mark, c.lineal, c.fresh = rec.lineage(), "", !d.oldIsClient, false
 	return c
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -202,7 +203,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (stri
 		return "", failedTo("save", err)
 	}
 	current, _ := s.parse(rec.ID, text)
-	if text == string(sent) || current != nil && rec.mark != "" && hasMark(current.marks, rec.mark) {
+	if rec.fresh && text == string(sent) || current != nil && rec.mark != "" && hasMark(current.marks, rec.mark) {
 		return rec.Token, nil
 	}
 	return "", s.conflict(rec, text)
@@ -235,9 +236,10 @@ func (e *redisError) Unwrap() error { return e.cause }
 // session keys and values may be in it.
 func failedTo(op string, cause error) error {
 	text := cause.Error()
+	var number *strconv.NumError // the reply is none, and quoted
 	if before, _, cut := strings.Cut(text, ", with args beginning with"); cut {
 		cause = refusal(before)
-	} else if strings.HasPrefix(text, "redis: ") && strings.ContainsRune(text, '"') {
+	} else if errors.As(cause, &number) || strings.HasPrefix(text, "redis: ") && strings.ContainsRune(text, '"') && errors.Unwrap(cause) == nil {
 		cause = errors.New("the reply cannot be understood")
 	}
 	return &redisError{op, cause}
@@ -269,14 +271,24 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	return rec.Token, nil
 }
 
-// end deletes a record; a tombstone stays, and makes it ErrGone. It needs to leave none: whoever writes later finds no
-// key, and no script makes one.
-func (s *RedisStore) end(ctx context.Context, id string) error {
-	answer, err := redisscript.End.Run(ctx, s.rdb, []string{s.key(id)}).Int64()
-	if err != nil {
+// end deletes a record. It leaves no tombstone: whoever writes later finds no key, and no script makes one. That of a
+// renewal stays, and gives ErrGone.
+func (s *RedisStore) end(ctx context.Context, rec *Record) error {
+	answer, err := redisscript.End.Run(ctx, s.rdb, []string{s.key(rec.ID)}).Result()
+	text, found := answer.(string)
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return s.Delete(ctx, "", rec) // the key holds nothing of ours
+	case err != nil:
 		return failedTo("delete", err)
+	case !found: // deleted, now or before
+		return nil
 	}
-	if answer == redisscript.Missing {
+	stone, _ := s.parse(rec.ID, text)
+	if stone == nil {
+		return s.Delete(ctx, "", rec)
+	}
+	if _, renewed := stone.raw(renewedKey); renewed {
 		return ErrGone
 	}
 	return nil

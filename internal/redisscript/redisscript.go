@@ -34,11 +34,11 @@ const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[2])`
 //	ARGV[1]  the record to write
 //	ARGV[2]  its lifetime in milliseconds
 //	ARGV[3]  the version that must be there, and the mark of this write, the last of those in the record
-//	ARGV[4]  given if the marks that are there are to be kept, and not if they are too old to matter
+//	ARGV[4]  given if the marks that are there are to be kept; not if they are too old to matter, or in the record
 //
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
-// the second run finds its mark, also if others have written since, and answers Done. The marks that are there are kept
-// in any case, also if the writer made its record from another copy that did not have them. A tombstone is never
+// the second run finds its mark, also if others have written since, and answers Done. With ARGV[4] the marks that are
+// there stay also if the writer made its record from another copy, which did not have them. A tombstone is never
 // replaced: it may have the version of the record that it took the place of, if both were written in the same
 // millisecond. A tombstone is also written to a server that is full: see whenFull.
 var Save = redis.NewScript(`
@@ -101,12 +101,13 @@ redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
-// End deletes a record, whatever its version, but no tombstone. It answers Done or Missing.
+// End deletes a record, whatever its version, but no tombstone. It answers Done, Missing or the tombstone.
 //
 //	KEYS[1]  the session
 var End = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
-if not current or current:byte(current:byte(4) == 34 and 64 or 73) == 51 then return 0 end
+if not current then return 0 end
+if current:byte(current:byte(4) == 34 and 64 or 73) == 51 then return current end
 return redis.call('DEL', KEYS[1])
 `)
 
