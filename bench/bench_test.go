@@ -847,3 +847,30 @@ func TestInterrupt(t *testing.T) {
 		t.Errorf("interrupted: %v", err)
 	}
 }
+
+// A machine that is slow for some rounds does not make one look slower than another.
+func TestRatioWithinRounds(t *testing.T) {
+	of := func(rounds ...time.Duration) cost {
+		sorted := slices.Sorted(slices.Values(rounds))
+		return cost{Time: sorted[len(sorted)/2], Rounds: rounds}
+	}
+	one, other := of(10, 30, 10, 30, 11), of(20, 62, 20, 60, 55)
+	if got := other.over(one); got != 2 {
+		t.Errorf("%v times", got)
+	}
+	one.Rounds = nil
+	if got := other.over(one); got != 5 { // of the medians
+		t.Errorf("without rounds: %v times", got)
+	}
+	text, err := json.Marshal(other)
+	if err != nil || !strings.Contains(string(text), `"rounds_ns":"20 62 20 60 55"`) {
+		t.Errorf("%s, %v", text, err)
+	}
+	var again cost
+	if err := json.Unmarshal(text, &again); err != nil || !slices.Equal(again.Rounds, other.Rounds) {
+		t.Errorf("%v, %v", again, err)
+	}
+	if json.Unmarshal([]byte(`{"rounds_ns":"1 x"}`), &again) == nil {
+		t.Error("a round that is no number was read")
+	}
+}

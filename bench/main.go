@@ -45,7 +45,7 @@ type scale struct {
 }
 
 var (
-	full = scale{rounds: 30, requests: 200, memory: 100_000, load: 3 * time.Second, clients: []int{1, 16, 64, 256},
+	full = scale{rounds: 60, requests: 200, memory: 100_000, load: 3 * time.Second, clients: []int{1, 16, 64, 256},
 		fill: []int{1_000, 100_000, 5_000_000}, probes: 20_000, keys: []int{10, 100, 1000}}
 	quick = scale{rounds: 5, requests: 50, memory: 2_000, load: 200 * time.Millisecond, clients: []int{1, 16},
 		fill: []int{1_000, 10_000, 50_000}, probes: 500, keys: []int{10, 100, 1000}}
@@ -422,7 +422,7 @@ func (s *suite) growKeys(ctx context.Context, sc scale) (rows []growRow) {
 			}
 		}
 	}
-	measure(ctx, tasks, sc.rounds/2+1, max(sc.requests/4, 10), func(int) { s.flush() })
+	measure(ctx, tasks, sc.rounds/4+1, max(sc.requests/4, 10), func(int) { s.flush() })
 	for _, t := range tasks {
 		rows = append(rows, growRow{t.subject.name, t.op, t.keys, t.cost})
 	}
@@ -470,7 +470,7 @@ func (s *suite) growFill(ctx context.Context, sc scale, say func(string, ...any)
 				tasks = append(tasks, t)
 			}
 		}
-		measure(ctx, tasks, sc.rounds/2+1, sc.requests, nil)
+		measure(ctx, tasks, sc.rounds/4+1, sc.requests, nil)
 		for _, t := range tasks {
 			rows = append(rows, growRow{t.subject.name, t.op, want, t.cost})
 		}

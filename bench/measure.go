@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -21,6 +23,46 @@ type cost struct {
 	Q3     time.Duration `json:"q3_ns"`
 	Allocs float64       `json:"allocs"`
 	Bytes  float64       `json:"bytes"`
+	Rounds series        `json:"rounds_ns,omitempty"` // in their order
+}
+
+// over gives how many times as long as the other it takes: the median of the rounds' ratios. A slow moment of the machine
+// is one for both of a round; in the ratio of two medians it is for one of them.
+func (c cost) over(other cost) float64 {
+	if len(c.Rounds) != len(other.Rounds) || len(c.Rounds) == 0 {
+		return float64(c.Time) / float64(other.Time)
+	}
+	ratios := make([]float64, len(c.Rounds))
+	for i := range ratios {
+		ratios[i] = float64(c.Rounds[i]) / float64(other.Rounds[i])
+	}
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
+}
+
+// series is one line of JSON, and not one for each number.
+type series []time.Duration
+
+func (s series) MarshalText() ([]byte, error) {
+	var b []byte
+	for i, d := range s {
+		if i > 0 {
+			b = append(b, ' ')
+		}
+		b = strconv.AppendInt(b, int64(d), 10)
+	}
+	return b, nil
+}
+
+func (s *series) UnmarshalText(text []byte) error {
+	for word := range strings.FieldsSeq(string(text)) {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return err
+		}
+		*s = append(*s, time.Duration(n))
+	}
+	return nil
 }
 
 // task is one op of one subject, ready to be measured.
@@ -106,8 +148,8 @@ func (t *task) run(n int) time.Duration {
 	}
 }
 
-// measure runs the tasks in turns, each round in another order, so that what else the machine does hits all alike. Before
-// each round, between is called if there is one, and the tasks make what they share.
+// measure runs the tasks in turns, each round in another order, so that what else the machine does hits all alike; those of
+// the same op, which are held against each other, follow one another. Before each round, between is called if there is one, and the tasks make what they share.
 func measure(ctx context.Context, tasks []*task, rounds, requests int, between func(round int)) {
 	for round := range rounds + 1 {
 		if between != nil {
@@ -116,7 +158,14 @@ func measure(ctx context.Context, tasks []*task, rounds, requests int, between f
 				t.renew()
 			}
 		}
-		for _, i := range rand.Perm(len(tasks)) {
+		order, rank := rand.Perm(len(tasks)), map[op]int{}
+		for _, i := range order {
+			if _, ok := rank[tasks[i].op]; !ok {
+				rank[tasks[i].op] = len(rank)
+			}
+		}
+		slices.SortStableFunc(order, func(a, b int) int { return rank[tasks[a].op] - rank[tasks[b].op] })
+		for _, i := range order {
 			if ctx.Err() != nil {
 				return
 			}
@@ -128,6 +177,7 @@ func measure(ctx context.Context, tasks []*task, rounds, requests int, between f
 		}
 	}
 	for _, t := range tasks {
+		t.cost.Rounds = slices.Clone(t.rounds)
 		slices.Sort(t.rounds)
 		n := len(t.rounds)
 		t.cost.Q1, t.cost.Time, t.cost.Q3 = t.rounds[n/4], t.rounds[n/2], t.rounds[n*3/4]

@@ -77,6 +77,14 @@ func (r *results) targets() (list []target) {
 		}
 		return nan
 	}
+	ratio := func(a, b rowID) float64 {
+		one, ok := r.cost(a.subject, a.op, a.size)
+		other, also := r.cost(b.subject, b.op, b.size)
+		if !ok || !also {
+			return nan
+		}
+		return one.over(other)
+	}
 	over := func(subject string) float64 {
 		return (ns(subject, untouched, small) - ns(bareHandler, untouched, small)) / 1e3
 	}
@@ -95,7 +103,7 @@ func (r *results) targets() (list []target) {
 	add(row, "The same, allocations", "3 or fewer", fmt.Sprintf("scs %.0f", peer.Allocs), allocs < 3.05, "%.0f", allocs)
 
 	for _, o := range []op{read, readWrite} {
-		beside := func(subject string) float64 { return ns(subject, o, small) / ns(gorillaCrypt, o, small) }
+		beside := func(subject string) float64 { return ratio(rowID{subject, o, small}, rowID{gorillaCrypt, o, small}) }
 		// What securecookie takes for itself is a floor under the figure.
 		codec, _ := r.firstCodec(small)
 		floor := codec.Open.Time
@@ -107,7 +115,7 @@ func (r *results) targets() (list []target) {
 			beside(oursCookie) <= 0.125, "%.3f of gorilla, %.3f with the AEAD codec", beside(oursCookie), beside(oursAEAD))
 	}
 	for _, o := range []op{read, readWrite} {
-		times := func(subject string) float64 { return ns(subject, o, small) / ns(bareCommands, o, small) }
+		times := func(subject string) float64 { return ratio(rowID{subject, o, small}, rowID{bareCommands, o, small}) }
 		add(rowID{oursRedis, o, small}, "Redis, "+string(o), "1.15 of the bare commands or less",
 			fmt.Sprintf("scs %.2f, gorilla %.2f", times(scsPlain), times(gorillaPlain)), times(oursRedis) <= 1.15, "%.2f of the bare commands", times(oursRedis))
 	}
@@ -125,7 +133,7 @@ func (r *results) targets() (list []target) {
 	add(rowID{subject: oursRedis}, "Redis memory of a session", "330 bytes or less",
 		fmt.Sprintf("scs %.0f, gorilla %.0f", memory(scsPlain), memory(gorillaPlain)), memory(oursRedis) <= 330, "%.0f bytes", memory(oursRedis))
 
-	times := func(subject string) float64 { return ns(subject, read, large) / ns(subject, read, small) }
+	times := func(subject string) float64 { return ratio(rowID{subject, read, large}, rowID{subject, read, small}) }
 	add(rowID{oursRedis, read, large}, "One key of a session of 100 keys, 8 KB", "less than 2 times the small session",
 		fmt.Sprintf("scs %.1f, gorilla %.1f", times(scsPlain), times(gorillaPlain)), times(oursRedis) < 2, "%.2f times", times(oursRedis))
 
@@ -197,7 +205,7 @@ var groups = []group{
 }
 
 // reference is what a row is compared with.
-func (r *results) reference(c costRow) (label string, base time.Duration) {
+func (r *results) reference(c costRow) (label string, base cost) {
 	name, o := "", c.Op
 	switch {
 	case c.Op == untouched:
@@ -210,10 +218,10 @@ func (r *results) reference(c costRow) (label string, base time.Duration) {
 		name, label, o = bareCommands, "a GET", read
 	}
 	if name == c.Subject {
-		return "", 0
+		return "", cost{}
 	}
-	b, _ := r.cost(name, o, c.Size)
-	return label, b.Time
+	base, _ = r.cost(name, o, c.Size)
+	return label, base
 }
 
 // text is all of it, for a terminal.
@@ -250,7 +258,7 @@ func (r *results) table(b *strings.Builder) {
 	if !r.OneCore {
 		where = "on cores that the system chose"
 	}
-	fmt.Fprintf(b, "\nOne request at a time, without the network to the client, %s: median of %d rounds of %d requests, and the quartiles\n\n", where, r.Rounds, r.Requests)
+	fmt.Fprintf(b, "\nOne request at a time, without the network to the client, %s: median of %d rounds of %d requests, and the quartiles.\nA ratio is the median of those of the rounds.\n\n", where, r.Rounds, r.Requests)
 	w := columns(b)
 	targets := r.targets()
 	aims := func(id rowID) string {
@@ -274,10 +282,10 @@ func (r *results) table(b *strings.Builder) {
 				continue
 			}
 			beside := ""
-			if label, base := r.reference(c); base > 0 && c.Op == untouched {
-				beside = fmt.Sprintf("%+.2f µs", float64(c.Time-base)/1e3)
-			} else if base > 0 {
-				beside = fmt.Sprintf("%.2f x %s", float64(c.Time)/float64(base), label)
+			if label, base := r.reference(c); base.Time > 0 && c.Op == untouched {
+				beside = fmt.Sprintf("%+.2f µs", float64(c.Time-base.Time)/1e3)
+			} else if base.Time > 0 {
+				beside = fmt.Sprintf("%.2f x %s", c.over(base), label)
 			}
 			commands := ""
 			if n, ok := find(r.Commands, c.Subject, c.Op); ok && c.Store == "redis" {
@@ -472,7 +480,7 @@ func (r *results) markdown() string {
 
 ![Time of a request by the sessions in Redis and by the keys of a session](docs/bench-growth.svg)
 
-%s, %s. %s. Medians of %d rounds, in turns%s. All figures, with quartiles, allocations, codecs, relay tokens and servers
+%s, %s. %s. Medians of %d rounds, in turns, and of their ratios%s. All figures, with quartiles, allocations, codecs, relay tokens and servers
 under load: [bench/results.txt](bench/results.txt).
 `, r.Date, r.Machine, r.Versions, r.Rounds, where)
 	return b.String()
