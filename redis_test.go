@@ -744,7 +744,9 @@ func newRedisRecord(idle, absolute time.Duration) *sessions.Record {
 // quoting is an error that quotes, as that of crypto/x509 on an unknown authority does.
 type quoting struct{}
 
-func (quoting) Error() string { return `certificate signed by an unknown authority (possibly because of "rsa")` }
+func (quoting) Error() string {
+	return `certificate signed by an unknown authority (possibly because of "rsa")`
+}
 
 // What is left out of an error is what it quotes of a session, and not its causes: errors.Is and As find them.
 func TestP14_RedisErrorsKeepTheirCauses(t *testing.T) {
