@@ -83,8 +83,8 @@ func TestAllocations(t *testing.T) {
 		most float64
 		fn   func(sessions.Session)
 	}{
-		{"read", 20, func(s sessions.Session) { _, _ = visits.Get(s) }},
-		{"read and write", 46, func(s sessions.Session) { _, _ = visits.Update(s, func(n int) int { return n + 1 }) }},
+		{"read", 16, func(s sessions.Session) { _, _ = visits.Get(s) }},
+		{"read and write", 34, func(s sessions.Session) { _, _ = visits.Update(s, func(n int) int { return n + 1 }) }},
 	} {
 		h := handler(c.fn)
 		got := testing.AllocsPerRun(500, func() {

@@ -96,15 +96,13 @@ func (x *xaes) Open(name, sealed string) ([]byte, error) {
 	}
 	n := base64.RawURLEncoding.DecodedLen(len(sealed))
 	buf := make([]byte, n+xaesKey)
-	if n < xaesNonce+gcmTag {
+	text, key := buf[:n:n], buf[n:]
+	n, err := base64.RawURLEncoding.Strict().Decode(text, []byte(sealed))
+	if err != nil || n < xaesNonce+gcmTag {
 		return nil, errSeal
 	}
-	n, err := base64.RawURLEncoding.Strict().Decode(buf, []byte(sealed))
-	if err != nil {
-		return nil, errSeal
-	}
-	text := buf[:n]
-	aead, err := x.message(text, buf[n:n+xaesKey])
+	text = text[:n]
+	aead, err := x.message(text, key)
 	if err != nil {
 		return nil, errSeal
 	}

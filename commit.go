@@ -15,8 +15,8 @@ import (
 )
 
 // renewedTombstone is how long the tombstone of an ended session, in Redis of a renewed one, stays in a plain server-side
-// store: long enough for requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
-// merely unknown, which ends the session just as well.
+// store: long enough for requests in flight, and for a client library that repeats a command, to see what happened.
+// Without it the token is merely unknown, which ends the session just as well.
 const renewedTombstone = time.Minute
 
 // renewedKey tells the tombstone of a renewed session from that of a destroyed one.
@@ -247,7 +247,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 		secure := c.useSecure(client.secure)
 		client.token, client.sent = "", false
 		c.warnInsecure(ctx, secure)
-		return m.cookie.header("", -1, secure), nil // which deletes it
+		return m.cookie.header("", -1, secure), nil
 	}
 	same := token == client.token && c.rec.Persistent == client.persistent && c.rec.Secure == client.secure
 	if same && !(slid && c.rec.Persistent) {

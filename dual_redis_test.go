@@ -2,10 +2,12 @@ package sessions_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -381,6 +383,61 @@ func TestP15_RevokedInOnePhaseIsRevokedInAll(t *testing.T) {
 			}
 		}
 	}
+}
+
+// copyStore is a store of somebody else's that keeps records as they are.
+type copyStore struct {
+	mu   sync.Mutex
+	kept map[string]sessions.Record
+}
+
+func (s *copyStore) Load(_ context.Context, _, token string) (*sessions.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id, _ := sessions.TokenID(token)
+	rec, ok := s.kept[id]
+	if !ok {
+		return nil, sessions.ErrNotFound
+	}
+	return &rec, nil
+}
+
+func (s *copyStore) Save(_ context.Context, _ string, rec *sessions.Record, base int64) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.kept[rec.ID].Version != base {
+		return "", sessions.ErrConflict
+	}
+	s.kept[rec.ID] = *rec
+	return rec.Token, nil
+}
+
+func (s *copyStore) Touch(_ context.Context, _ string, rec *sessions.Record) (string, error) {
+	return rec.Token, nil
+}
+
+func (s *copyStore) Delete(context.Context, string, *sessions.Record) error { return nil }
+
+// A new session needs no mark in Redis, but for a DualStore, which compares the marks of both copies: what it creates has
+// one, and what it adopts has those of the old store, also if that gives back the very record that it was given.
+func TestP15_WhatADualStoreWritesHasItsMarks(t *testing.T) {
+	ctx := t.Context()
+	rdb := redistest.Start(t).Client(t)
+	old := &copyStore{kept: map[string]sessions.Record{}}
+	dual, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: newRedisStore(t, rdb, time.Hour), Phase: sessions.DualReadNew})
+	require.NoError(t, err)
+	marks := func(token string) int {
+		var stored struct{ I string }
+		require.NoError(t, json.Unmarshal([]byte(rdb.Get(ctx, redisKey(token)).Val()), &stored))
+		return (len(stored.I) - 22 - 36) / 6
+	}
+	require.Equal(t, 1, marks(newRedisApp(t, dual).must("", addHit)), "created")
+
+	before := newRedisApp(t, old)
+	token := before.must("", addHit)
+	_, err = dual.Load(ctx, "session", token)
+	require.NoError(t, err)
+	require.Equal(t, 1, marks(token), "adopted")
 }
 
 // Two requests that take over the same session at once write the same bytes, from one server to another. One of them has

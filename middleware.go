@@ -91,20 +91,21 @@ const (
 // Manager gives the requests of a handler their sessions. Make one with [New]. It is safe for concurrent use, and must
 // not be copied. Several Managers, each with a cookie name of its own, may wrap the same handler.
 type Manager struct {
-	store           Store
-	storeName       string
-	atClient        bool // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
-	cookie          Cookie
+	store         Store
+	storeName     string
+	cookie        Cookie
+	limits        limits
+	secure        SecureMode
+	scheme        scheme.Policy
+	commitTimeout time.Duration
+	errorHandler  func(http.ResponseWriter, *http.Request, error)
+	logger        *slog.Logger
+	observe       func(context.Context, Event)
+
+	atClient        bool   // the store is a CookieStore itself: nothing to wait for, and nobody else who writes
 	keepsTombstones bool   // a tombstone is all that a Delete would leave in the store
-	plainLine       string // the Set-Cookie line of most responses, without its value: not Secure, for as long as the browser runs
+	plainLine       string // the Set-Cookie line of a cookie for as long as the browser runs, without its value
 	secureLine      string // the same with Secure
-	limits          limits
-	secure          SecureMode
-	scheme          scheme.Policy
-	commitTimeout   time.Duration
-	errorHandler    func(http.ResponseWriter, *http.Request, error)
-	logger          *slog.Logger
-	observe         func(context.Context, Event)
 
 	warnedMu sync.Mutex
 	warned   map[string]bool
@@ -123,8 +124,7 @@ func New(cfg Config) (*Manager, error) {
 		store:     cfg.Store,
 		storeName: storeName(cfg.Store),
 		cookie:    cfg.Cookie,
-		plainLine: cfg.Cookie.header("", 0, false), secureLine: cfg.Cookie.header("", 0, true),
-		secure: cfg.Secure,
+		secure:    cfg.Secure,
 		scheme: scheme.Policy{
 			Header:     textproto.CanonicalMIMEHeaderKey(cfg.ProxyHeader),
 			Trusted:    slices.Clone(cfg.TrustedProxies),
@@ -138,6 +138,8 @@ func New(cfg Config) (*Manager, error) {
 		errorHandler:  cfg.ErrorHandler,
 		logger:        cfg.Logger,
 		observe:       cfg.Observe,
+		plainLine:     cfg.Cookie.header("", 0, false),
+		secureLine:    cfg.Cookie.header("", 0, true),
 		warned:        map[string]bool{},
 	}
 	_, m.atClient = cfg.Store.(*CookieStore)

@@ -149,7 +149,8 @@ func (t *task) run(n int) time.Duration {
 }
 
 // measure runs the tasks in turns, each round in another order, so that what else the machine does hits all alike; those of
-// the same op, which are held against each other, follow one another. Before each round, between is called if there is one, and the tasks make what they share.
+// the same op, which are held against each other, follow one another. Before each round, between is called if there is
+// one, and the tasks make what they share.
 func measure(ctx context.Context, tasks []*task, rounds, requests int, between func(round int)) {
 	for round := range rounds + 1 {
 		if between != nil {
