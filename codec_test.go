@@ -55,7 +55,7 @@ func storeOver(t testing.TB, codec sessions.Codec) *sessions.CookieStore {
 // hourRecord gives a record that lives for an hour.
 func hourRecord(values ...string) *sessions.Record {
 	now := time.Now().Truncate(time.Millisecond)
-	r := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMilli(), Created: now, Idle: time.Hour,
+	r := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMicro(), Created: now, Idle: time.Hour,
 		Expires: now.Add(time.Hour), Deadline: now.Add(2 * time.Hour)}
 	r.ID, _ = sessions.TokenID(r.Token)
 	for i, v := range values {
@@ -388,7 +388,7 @@ func TestThirdPartyCodec(t *testing.T) {
 	require.Equal(t, `"v"`, b.get("k"))
 	raw, err := hex.DecodeString(b.cookie())
 	require.NoError(t, err)
-	require.True(t, strings.HasPrefix(string(raw), `session|{"t":"`), "%s", raw)
+	require.True(t, strings.HasPrefix(string(raw), `session|["t`), "%s", raw)
 
 	moved := newSite(t, storeOver(t, sessions.Codecs(codecWith(t, secretA), &hexCodec{}))).browser().hold(b.cookie())
 	require.Equal(t, `"v"`, moved.get("k"))

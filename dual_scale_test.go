@@ -104,7 +104,7 @@ func visitStore(ctx context.Context, d *sessions.DualStore, token string, i int,
 	}
 	rec.SetValue("visits", []byte(strconv.Itoa(int(phase))))
 	base := rec.Version
-	rec.Version = max(base+1, time.Now().UnixMilli())
+	rec.Version = max(base+1, time.Now().UnixMicro())
 	return d.Save(ctx, name, rec, base)
 }
 

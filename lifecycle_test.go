@@ -554,7 +554,7 @@ func TestP13_StoredGarbage(t *testing.T) {
 				"json":      put("{}"),
 				"truncated": put(good[:len(good)-2]),
 				"longer":    put(good + "x"),
-				"format":    put(strings.Replace(good, `{"i":`, `{"j":`, 1)),
+				"format":    put(strings.Replace(good, `["i`, `["j`, 1)),
 				"values":    put(strings.Replace(good, `"user":42`, `"user":4x2`, 1)),
 				"another":   put(theirs),
 				"a hash": func() error {

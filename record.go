@@ -27,7 +27,7 @@ type Record struct {
 	// Token is the secret that names the session, 128 bits of crypto/rand in base64url. A store that keeps records on
 	// the server must not keep it: it is in the client's cookie and nowhere else.
 	Token string
-	// Version grows with each write: the milliseconds since 1970, or one more than the version before.
+	// Version grows with each write: the microseconds since 1970, or one more than the version before.
 	Version int64
 	// Created is when the session began. Renewing does not change it.
 	Created time.Time
@@ -132,8 +132,9 @@ func (r *Record) tombstone(now, until time.Time) *Record {
 	}
 }
 
-// nextVersion grows with each write and with the clock, so that the newer of two copies that never met is known.
-func nextVersion(base int64, now time.Time) int64 { return max(base+1, now.UnixMilli()) }
+// nextVersion grows with each write and with the clock, so that of two copies that never met the newer one is known. Its
+// tick is a microsecond: less than a store can be written twice in, so that writers that meet never run ahead of the clock.
+func nextVersion(base int64, now time.Time) int64 { return max(base+1, now.UnixMicro()) }
 
 // Tokens are 16 bytes of crypto/rand; ID is 16 bytes of their SHA-256. Both are written in base64url without padding.
 const (
@@ -163,25 +164,23 @@ func TokenID(token string) (id string, ok bool) {
 	return string(text[:]), true
 }
 
-// The stored form is JSON with the members in this order and without spaces, so that a script can find what it needs
-// at a fixed place and a person can read the rest:
+// The stored form is JSON without spaces, so that a script finds what it needs at a fixed place and a person can read the
+// rest:
 //
-//	{"i":"<ID><header><marks>","s":{<values>}}
+//	["i<ID><header><marks>",{<values>}]
 //
-// In a sealed cookie "i" gives way to "t", and the ID to the token, from which it follows. The header is fixed-width
-// text: version, creation, idle timeout, expiry and deadline in milliseconds (7 digits of base 64 each, in ASCII order),
-// then the flags (1). The marks are 6 characters for each of the last writers. The name of the first member is that of the
-// format: another one gets another name.
-//
-// The first format had two members in the place of that one, and is still read:
-//
-//	{"id":"<ID>","h":"1<header><marks>","s":{<values>}}
-//
-// Nine bytes more, for which Redis takes 32 where they make a string of the next size.
+// In a sealed cookie "t" and the token take the place of "i" and the ID, which follows from the token. This first letter
+// is the name of the format: another format gets another letter. The header is fixed-width text: the version in
+// microseconds (9 digits of base 64, in ASCII order), then creation, idle timeout, expiry and deadline in milliseconds (7
+// digits each), then the flags (1). The marks are 6 characters for each of the last writers.
 const (
-	headerLength  = 5*numberLength + 1
+	storedStart   = `["i`
+	sealedStart   = `["t`
+	versionLength = 9
+	maxVersion    = 1<<(6*versionLength) - 1 // as microseconds since 1970: the year 2540
 	numberLength  = 7
 	maxNumber     = 1<<(6*numberLength) - 1 // as milliseconds since 1970: the year 2109
+	headerLength  = versionLength + 4*numberLength + 1
 	markLength    = redisscript.MarkLength
 	maxMarks      = redisscript.MaxMarks
 	digitAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
@@ -221,21 +220,22 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Record) appendStored(b []byte) []byte { return r.append(b, 'i', r.ID, r.lineage()) }
+func (r *Record) appendStored(b []byte) []byte { return r.append(b, storedStart, r.ID, r.lineage()) }
 
 // A sealed record has no marks: the client's copy is never compared with.
-func (r *Record) appendSealed(b []byte) []byte { return r.append(b, 't', r.Token, "") }
+func (r *Record) appendSealed(b []byte) []byte { return r.append(b, sealedStart, r.Token, "") }
 
-func (r *Record) append(b []byte, member byte, name, marks string) []byte {
+func (r *Record) append(b []byte, start, name, marks string) []byte {
 	b = slices.Grow(b, 80+len(marks)+r.valuesLength())
-	b = append(b, '{', '"', member, '"', ':', '"')
+	b = append(b, start...)
 	b = append(b, name...)
-	for _, n := range [...]int64{r.Version, r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.Deadline.UnixMilli()} {
+	b = appendVersion(b, r.Version)
+	for _, n := range [...]int64{r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.Deadline.UnixMilli()} {
 		b = appendNumber(b, n)
 	}
 	b = append(b, digitAlphabet[r.flags()])
 	b = append(b, marks...)
-	b = append(b, `","s":{`...)
+	b = append(b, `",{`...)
 	for i, e := range r.values {
 		if i > 0 {
 			b = append(b, ',')
@@ -244,7 +244,7 @@ func (r *Record) append(b []byte, member byte, name, marks string) []byte {
 		b = append(b, ':')
 		b = append(b, e.Raw...)
 	}
-	return append(b, '}', '}')
+	return append(b, '}', ']')
 }
 
 func (r *Record) valuesLength() (n int) {
@@ -271,7 +271,7 @@ func (r *Record) flags() (f int) {
 }
 
 func parseStored(text string) (*Record, error) {
-	r, id, err := parse(text, `{"i":"`, `{"id":"`)
+	r, id, err := parse(text, storedStart)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +280,7 @@ func parseStored(text string) (*Record, error) {
 }
 
 func parseSealed(text string) (*Record, error) {
-	r, token, err := parse(text, `{"t":"`, `{"t":"`)
+	r, token, err := parse(text, sealedStart)
 	if err != nil {
 		return nil, err
 	}
@@ -292,43 +292,39 @@ func parseSealed(text string) (*Record, error) {
 	return r, nil
 }
 
-// parse reads a record that starts so, or as in the first format. It gives what the record is named by, ID or token.
-func parse(text, start, firstStart string) (*Record, string, error) {
-	head, rest, ok := strings.Cut(text, `","s":`)
-	if !ok {
+// parse reads a record that starts so, and returns the ID or the token that names it.
+func parse(text, start string) (r *Record, name string, err error) {
+	head, rest, ok := strings.Cut(text, `",`)
+	head, isOurs := strings.CutPrefix(head, start)
+	if !ok || !isOurs || len(head) < tokenLength+headerLength || !allDigits(head) || !strings.HasPrefix(rest, "{") {
 		return nil, "", errUndecodable
 	}
-	var name, header string
-	if first, yes := strings.CutPrefix(head, firstStart); yes && strings.HasPrefix(first[min(len(first), tokenLength):], `","h":"1`) {
-		name, header = first[:tokenLength], first[tokenLength+len(`","h":"1`):]
-	} else if head, ok = strings.CutPrefix(head, start); ok && len(head) > tokenLength {
-		name, header = head[:tokenLength], head[tokenLength:]
+	name, header, marks := head[:tokenLength], head[tokenLength:tokenLength+headerLength], head[tokenLength+headerLength:]
+	version := parseDigits(header[:versionLength])
+	number := func(i int) int64 {
+		return parseDigits(header[versionLength+i*numberLength:][:numberLength])
 	}
-	if len(header) < headerLength || (len(header)-headerLength)%markLength != 0 || !allDigits(name) || !allDigits(header) {
-		return nil, "", errUndecodable
-	}
-	number := func(i int) int64 { return parseNumber(header[i*numberLength:]) }
 	flags := digitValue[header[headerLength-1]]
-	idle := number(2)
-	if flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || number(0) == 0 || idle == 0 && flags&flagOwnIdle != 0 {
+	idle := number(1)
+	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagOwnIdle != 0 {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)
-	if err != nil || rest != "}" {
+	if err != nil || rest != "]" {
 		return nil, "", errUndecodable
 	}
 	return &Record{
-		Version:    number(0),
-		Created:    time.UnixMilli(number(1)),
+		Version:    version,
+		Created:    time.UnixMilli(number(0)),
 		Idle:       time.Duration(idle) * time.Millisecond,
-		Expires:    time.UnixMilli(number(3)),
-		Deadline:   time.UnixMilli(number(4)),
+		Expires:    time.UnixMilli(number(2)),
+		Deadline:   time.UnixMilli(number(3)),
 		Persistent: flags&flagPersistent != 0,
 		Secure:     flags&flagSecure != 0,
 		Revoked:    flags&flagRevoked != 0,
 		OwnIdle:    flags&flagOwnIdle != 0,
 		values:     values,
-		marks:      header[headerLength:],
+		marks:      marks,
 	}, name, nil
 }
 
@@ -342,17 +338,24 @@ func allDigits(s string) bool {
 	return true
 }
 
-// appendNumber writes a number of fixed width. What does not fit is capped: a time after 2109 becomes 2109.
-func appendNumber(b []byte, n int64) []byte {
-	n = min(max(n, 0), maxNumber)
-	for shift := 6 * (numberLength - 1); shift >= 0; shift -= 6 {
+// appendVersion and appendNumber write a number of fixed width. What does not fit is capped: a time after 2109 becomes
+// 2109.
+func appendVersion(b []byte, n int64) []byte {
+	return appendDigits(b, min(n, maxVersion), versionLength)
+}
+
+func appendNumber(b []byte, n int64) []byte { return appendDigits(b, min(n, maxNumber), numberLength) }
+
+func appendDigits(b []byte, n int64, width int) []byte {
+	n = max(n, 0)
+	for shift := 6 * (width - 1); shift >= 0; shift -= 6 {
 		b = append(b, digitAlphabet[n>>shift&63])
 	}
 	return b
 }
 
-func parseNumber(s string) (n int64) {
-	for i := range numberLength {
+func parseDigits(s string) (n int64) {
+	for i := range len(s) {
 		n = n<<6 | int64(digitValue[s[i]])
 	}
 	return n
@@ -402,7 +405,7 @@ func (r *Record) sign(mark string, now time.Time) {
 
 // marksCount says whether the marks of a version can still be met again.
 func marksCount(version int64, now time.Time) bool {
-	return now.UnixMilli()-version <= markWindow.Milliseconds()
+	return now.UnixMicro()-version <= markWindow.Microseconds()
 }
 
 // lineage gives the marks of the record as they are written: those of the versions that it was made from, and its own.

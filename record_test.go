@@ -16,7 +16,6 @@ import (
 
 	"handover.example/sessions/internal/jsonindex"
 	"handover.example/sessions/internal/redisscript"
-	"handover.example/sessions/internal/redistest"
 )
 
 // testToken is a token with a fixed ID, for records that are compared as text.
@@ -25,7 +24,7 @@ const testToken = "AAECAwQFBgcICQoLDA0ODw"
 // testRecord gives a record with every field set, whose times are whole milliseconds.
 func testRecord(keys ...string) *Record {
 	r := &Record{
-		Token: testToken, Version: 1700000000123, Created: time.UnixMilli(1700000000000), Idle: time.Hour,
+		Token: testToken, Version: 1700000000123456, Created: time.UnixMilli(1700000000000), Idle: time.Hour,
 		Expires: time.UnixMilli(4102444800000), Deadline: time.UnixMilli(4102444800001),
 	}
 	r.ID, _ = TokenID(r.Token)
@@ -89,9 +88,17 @@ func TestNumbers(t *testing.T) {
 	} {
 		text := string(appendNumber(nil, c.in))
 		require.Len(t, text, numberLength)
-		require.Equal(t, c.want, parseNumber(text), "%d", c.in)
+		require.Equal(t, c.want, parseDigits(text), "%d", c.in)
 	}
 	require.Equal(t, 2109, time.UnixMilli(maxNumber).UTC().Year())
+	for _, c := range []struct{ in, want int64 }{
+		{0, 0}, {1, 1}, {1700000000123456, 1700000000123456}, {maxVersion, maxVersion}, {-1, 0}, {maxVersion + 1, maxVersion}, {math.MaxInt64, maxVersion},
+	} {
+		text := string(appendVersion(nil, c.in))
+		require.Len(t, text, versionLength)
+		require.Equal(t, c.want, parseDigits(text), "%d", c.in)
+	}
+	require.Equal(t, 2540, time.UnixMicro(maxVersion).UTC().Year())
 	// The scripts compare numbers as text, so the order of the digits is that of ASCII.
 	require.Len(t, digitAlphabet, 64)
 	for i := 1; i < len(digitAlphabet); i++ {
@@ -100,122 +107,35 @@ func TestNumbers(t *testing.T) {
 	require.Less(t, string(appendNumber(nil, 1700000000123)), string(appendNumber(nil, 1700000000124)))
 }
 
-// firstFormat gives a record as the first format had it; sealed says that it is named by its token.
-func firstFormat(r *Record, sealed bool) string {
-	text, start, was := string(r.appendStored(nil)), `{"i":"`, `{"id":"`
-	if sealed {
-		text, start, was = string(r.appendSealed(nil)), `{"t":"`, `{"t":"`
-	}
-	name, rest := text[len(start):][:tokenLength], text[len(start)+tokenLength:]
-	return was + name + `","h":"1` + rest
-}
-
-func TestFirstFormat(t *testing.T) {
-	for _, r := range []*Record{testRecord(), testRecord("k", "\"")} {
-		sealed, err := parseSealed(firstFormat(r, true))
-		require.NoError(t, err)
-		require.Equal(t, r, sealed)
-		r.marks = "abcdefGHIJKL"
-		stored, err := parseStored(firstFormat(r, false))
-		require.NoError(t, err)
-		stored.Token = r.Token
-		require.Equal(t, r, stored)
-		text := firstFormat(r, false)
-		for i := range len(text) {
-			_, err := parseStored(text[:i])
-			require.Error(t, err, "%q", text[:i])
-		}
-	}
-}
-
-// Records of the first format that are in Redis live on: they are read, touched where they stand, replaced by records of
-// the second, and replaced by none that was made of another version.
-func TestFirstFormatInRedis(t *testing.T) {
-	rdb := redistest.Start(t).Client(t)
-	ctx := context.Background()
-	store, err := NewRedisStore(rdb, RedisStoreConfig{TTL: time.Hour})
-	require.NoError(t, err)
-	r := testRecord("k")
-	r.Version, r.Expires, r.Deadline = time.Now().UnixMilli(), time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
-	r.marks = "abcdef"
-	put := func() {
-		require.NoError(t, rdb.Set(ctx, "session:"+r.ID, firstFormat(r, false), time.Hour).Err())
-	}
-	get := func() *Record {
-		got, err := store.Load(ctx, "", r.Token)
-		require.NoError(t, err)
-		return got
-	}
-	put()
-	require.Equal(t, r.values, get().values)
-
-	touched := get()
-	touched.Idle, touched.Expires = time.Minute, time.Now().Add(time.Minute).Truncate(time.Millisecond)
-	_, err = store.Touch(ctx, "", touched)
-	require.NoError(t, err)
-	require.Equal(t, touched, get())
-	require.True(t, strings.HasPrefix(rdb.Get(ctx, "session:"+r.ID).Val(), `{"id":"`), "a touch leaves the format")
-
-	put()
-	next := get()
-	next.Version++
-	next.mark = "GHIJKL"
-	next.set("k", "1")
-	_, err = store.Save(ctx, "", next, r.Version+5)
-	require.ErrorIs(t, err, ErrConflict)
-	_, err = store.Save(ctx, "", next, r.Version)
-	require.NoError(t, err)
-	require.Equal(t, next.values, get().values)
-	require.Equal(t, "abcdefGHIJKL", get().marks)
-	require.True(t, strings.HasPrefix(rdb.Get(ctx, "session:"+r.ID).Val(), `{"i":"`))
-
-	next.mark = "abcdef"
-	put() // as another writer may have left it
-	_, err = store.Save(ctx, "", next, r.Version-1)
-	require.NoError(t, err, "its own mark")
-
-	r = r.tombstone(time.Now(), time.Now().Add(time.Minute))
-	put()
-	require.True(t, get().Revoked)
-	next.mark = "mnopqr"
-	_, err = store.Save(ctx, "", next, r.Version)
-	require.ErrorIs(t, err, ErrGone)
-	_, err = store.Touch(ctx, "", next)
-	require.ErrorIs(t, err, ErrGone)
-}
-
 // The scripts find their places by counting, and know a tombstone by its digit.
 func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	lua := func(s string, from, to int) string { return s[from-1 : to] }
 	r := testRecord("k")
 	r.marks = "abcdefGHIJKL"
 	number := func(n int64) string { return string(appendNumber(nil, n)) }
-	for name, f := range map[string]struct {
-		at   int
-		text func(*Record) string
-	}{
-		"first":  {38, func(r *Record) string { return firstFormat(r, false) }},
-		"second": {29, func(r *Record) string { return string(r.appendStored(nil)) }},
-	} {
-		text := f.text(r)
-		require.Equal(t, name == "second", text[3] == '"', name)
-		require.Equal(t, number(r.Version), lua(text, f.at, f.at+6), name)
-		require.Equal(t, number(r.Created.UnixMilli()), lua(text, f.at+7, f.at+13), name)
-		require.Equal(t, number(r.Idle.Milliseconds()), lua(text, f.at+14, f.at+20), name)
-		require.Equal(t, number(r.Expires.UnixMilli()), lua(text, f.at+21, f.at+27), name)
-		require.Equal(t, number(r.Deadline.UnixMilli()), lua(text, f.at+28, f.at+34), name)
-		require.Equal(t, "abcdefGHIJKL\"", lua(text, f.at+36, f.at+48), name)
-		require.Equal(t, 6, redisscript.MarkLength)
+	text := string(r.appendStored(nil))
+	require.Equal(t, string(appendVersion(nil, r.Version)), lua(text, 26, 34))
+	require.Equal(t, number(r.Created.UnixMilli()), lua(text, 35, 41))
+	require.Equal(t, number(r.Idle.Milliseconds()), lua(text, 42, 48))
+	require.Equal(t, number(r.Expires.UnixMilli()), lua(text, 49, 55))
+	require.Equal(t, number(r.Deadline.UnixMilli()), lua(text, 56, 62))
+	require.Equal(t, "abcdefGHIJKL\"", lua(text, 64, 76))
+	require.Equal(t, 6, redisscript.MarkLength)
 
-		now := time.UnixMilli(1700000005000)
-		stone := r.tombstone(now, now.Add(time.Minute))
-		require.Equal(t, "3", lua(f.text(stone), f.at+35, f.at+35), name)
-		for flag := range flagsEnd {
-			o := r.clone()
-			o.Persistent, o.Secure, o.OwnIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagOwnIdle != 0
-			require.NotEqual(t, "3", lua(f.text(o), f.at+35, f.at+35), name)
-		}
+	now := time.UnixMilli(1700000005000)
+	stone := r.tombstone(now, now.Add(time.Minute))
+	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 63, 63))
+	for flag := range flagsEnd {
+		o := r.clone()
+		o.Persistent, o.Secure, o.OwnIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagOwnIdle != 0
+		require.NotEqual(t, "3", lua(string(o.appendStored(nil)), 63, 63))
 	}
+}
+
+// A record is not to grow: 8 bytes stand around what the header and the values need, and Redis rounds up to the next size.
+func TestRecordLength(t *testing.T) {
+	require.Len(t, testRecord().appendStored(nil), 8+tokenLength+headerLength)
+	require.Equal(t, 68, 8+tokenLength+headerLength)
 }
 
 // A token is what strict base64url takes for 16 bytes, and nothing else.
@@ -268,7 +188,7 @@ func TestRecordCapsWhatDoesNotFit(t *testing.T) {
 	r.Expires, r.Deadline = time.Unix(1<<40, 0), time.Unix(1<<40, 0)
 	got, err := parseStored(string(r.appendStored(nil)))
 	require.NoError(t, err)
-	require.EqualValues(t, maxNumber, got.Version)
+	require.EqualValues(t, maxVersion, got.Version)
 	require.Equal(t, int64(0), got.Created.UnixMilli())
 	require.Equal(t, maxNumber*time.Millisecond, got.Idle)
 	require.Equal(t, int64(maxNumber), got.Expires.UnixMilli())
@@ -291,22 +211,20 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		"trailing bytes":      good + " ",
 		"leading space":       " " + good,
 		"another format":      number(2, "j"),
-		"names of both":       strings.Replace(firstFormat(testRecord("k"), false), `{"id"`, `{"i"`, 1),
-		"of the first format": strings.Replace(good, `{"i"`, `{"id"`, 1),
 		"digit":               number(40, "+"),
 		"digit outside ASCII": number(40, "\xff"),
-		"version 0":           number(28, "-------"), // which means "new" to a store: it would never be written
-		"flags":               number(63, "z"),
-		"flag of later":       number(63, "F"),
-		"mark too short":      strings.Replace(good, `","s"`, `abcde","s"`, 1),
+		"version 0":           number(25, "---------"), // which means "new" to a store: it would never be written
+		"flags":               number(62, "z"),
+		"flag of later":       number(62, "F"),
+		"mark too short":      strings.Replace(good, `",{`, `abcde",{`, 1),
 		"id with quote":       number(7, `"`),
 		"id with newline":     number(7, "\n"),
-		"space after s":       strings.Replace(good, `"s":`, `"s": [`, 1),
+		"space before values": strings.Replace(good, `",{`, `", {`, 1),
 		"values an array":     strings.Replace(good, `{"k":0}`, `["k",0]`, 1),
-		"values missing":      strings.Replace(good, `,"s":{"k":0}`, ``, 1),
+		"values missing":      strings.Replace(good, `,{"k":0}`, ``, 1),
 		"value no JSON":       strings.Replace(good, `:0}`, `:00}`, 1),
 		"value missing":       strings.Replace(good, `:0}`, `:}`, 1),
-		"another member":      strings.Replace(good, `{"k":0}`, `{"k":0},"x":1`, 1),
+		"another element":     strings.Replace(good, `{"k":0}`, `{"k":0},1`, 1),
 	} {
 		r, err := parseStored(text)
 		require.ErrorIs(t, err, errUndecodable, name)
@@ -369,13 +287,13 @@ func TestMarks(t *testing.T) {
 	require.False(t, hasMark("", "abcdef"))
 
 	now := time.UnixMilli(1700000000000)
-	rest := now.UnixMilli() - markWindow.Milliseconds() // the oldest version that still counts
+	rest := now.UnixMicro() - markWindow.Microseconds() // the oldest version that still counts
 	for _, c := range []struct {
 		version int64
 		kept    string
 	}{
 		{rest, "abcdefGHIJKL"},
-		{now.UnixMilli() + 5, "abcdefGHIJKL"}, // also when the clock goes back
+		{now.UnixMicro() + 5, "abcdefGHIJKL"}, // also when the clock goes back
 		{rest - 1, ""},                        // nobody repeats a write of long ago
 		{0, ""},                               // a new record has no earlier marks
 	} {
@@ -404,7 +322,7 @@ func TestMarksInRedis(t *testing.T) {
 	defer rdb.Close()
 	ctx := context.Background()
 	r := testRecord("k")
-	r.Version = time.Now().UnixMilli()
+	r.Version = time.Now().UnixMicro()
 	store, err := NewRedisStore(rdb, RedisStoreConfig{TTL: time.Hour})
 	require.NoError(t, err)
 	_, err = store.Save(ctx, "session", r, 0)
@@ -442,7 +360,7 @@ func TestMarksInRedis(t *testing.T) {
 
 func TestVersionsGrow(t *testing.T) {
 	now := time.UnixMilli(1700000000000)
-	require.Equal(t, now.UnixMilli(), nextVersion(0, now))
-	require.Equal(t, now.UnixMilli()+1, nextVersion(now.UnixMilli(), now))
-	require.Equal(t, now.UnixMilli()+11, nextVersion(now.UnixMilli()+10, now), "also when the clock goes back")
+	require.Equal(t, now.UnixMicro(), nextVersion(0, now))
+	require.Equal(t, now.UnixMicro()+1, nextVersion(now.UnixMicro(), now))
+	require.Equal(t, now.UnixMicro()+11, nextVersion(now.UnixMicro()+10, now), "also when the clock goes back")
 }

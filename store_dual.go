@@ -344,10 +344,8 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 			d.figures.Load().tooLate.Add(1)
 			return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, Detail: "only the old store has it, and AdoptUntil has passed"}
 		}
-	case c.new.Version > c.old.Version, c.new.Version == c.old.Version && phase >= DualReadNew:
+	case d.takesNew(phase, c.old, c.new):
 		rec = c.new
-	case !d.oldIsClient && diverged(c.new, c.old):
-		rec = c.new // the other request will find it, and be merged
 	default:
 		rec = c.old
 	}
@@ -370,6 +368,21 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, phase Ph
 	}
 	d.represent(ctx, name, presented, phase, c.old == nil, rec)
 	return rec, nil
+}
+
+// takesNew reports whether the new store's copy counts where both are there: if it is the newer one. Copies of one version
+// are mostly the same write, and then the read side counts. If they are two writes, every phase must decide alike: the
+// client's copy counts, because some phases see no other; of two servers, the new one.
+func (d *DualStore) takesNew(phase Phase, old, new *Record) bool {
+	switch {
+	case new.Version > old.Version:
+		return true
+	case new.Version < old.Version:
+		return !d.oldIsClient && diverged(new, old) // the other request will find it, and be merged
+	case d.oldIsClient:
+		return false
+	}
+	return phase >= DualReadNew || lacks(new.marks, old.marks) || lacks(old.marks, new.marks)
 }
 
 // diverged says whether the newer of two copies was not made from the older one, although both are of now: of two

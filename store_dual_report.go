@@ -541,7 +541,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	outcome, detail, explained := f.compare(c.old, c.new)
 	if !explained && !d.oldIsClient && (outcome == OutcomeMissing || outcome == OutcomeOlder) {
 		// A parallel request writes the old copy first: this may be between its two writes.
-		explained = time.Now().UnixMilli()-c.old.Version < versionsInDoubt.Milliseconds()
+		explained = time.Now().UnixMicro()-c.old.Version < versionsInDoubt.Microseconds()
 	}
 	f.compared.Add(1)
 	f.recentCompared.add(outcome != "" && !explained)
@@ -581,7 +581,7 @@ func (f *figures) countMismatch(o Outcome) {
 
 // compare says how the new copy differs from the old one: not at all is empty.
 func (f *figures) compare(old, new *Record) (o Outcome, detail string, explained bool) {
-	before := old.Version < f.since.UnixMilli() // versions follow the clock: written before this phase, maybe by OldOnly
+	before := old.Version < f.since.UnixMicro() // versions follow the clock: written before this phase, maybe by OldOnly
 	switch {
 	case new == nil && before:
 		return OutcomeMissing, "the new store does not have it: it was last written before this phase began here", true

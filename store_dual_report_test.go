@@ -77,7 +77,7 @@ func recordOf(age time.Duration, values ...string) *sessions.Record {
 	rec := newRedisRecord(24*time.Hour, 14*24*time.Hour)
 	rec.Token = fmt.Sprintf("%021dA", recordsMade.Add(1))
 	rec.ID, _ = sessions.TokenID(rec.Token)
-	rec.Version -= age.Milliseconds()
+	rec.Version -= age.Microseconds()
 	for i := 0; i+1 < len(values); i += 2 {
 		rec.SetValue(values[i], json.RawMessage(values[i+1]))
 	}

@@ -153,7 +153,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	if base == 0 && rec.fresh {
 		marks = "" // what is there already can only come from the first run of this very command
 	}
-	text := rec.append(nil, 'i', rec.ID, marks)
+	text := rec.append(nil, storedStart, rec.ID, marks)
 	key := s.key(rec.ID)
 	ttl := time.Duration(ms) * time.Millisecond
 	switch {
@@ -172,7 +172,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		}
 		return s.exists(ctx, rec, text)
 	}
-	args := []any{text, ms, string(append(appendNumber(make([]byte, 0, numberLength+markLength), base), mark...)), "keep"}
+	args := []any{text, ms, string(append(appendVersion(make([]byte, 0, versionLength+markLength), base), mark...)), "keep"}
 	if !marksCount(base, time.Now()) || rec.lineal {
 		args = args[:3] // the marks that are there are too old to matter, or in the record
 	}
@@ -260,7 +260,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		return "", ErrGone
 	}
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
-		string(appendNumber(nil, rec.Version)), ms,
+		string(appendVersion(nil, rec.Version)), ms,
 		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli()))).Int64()
 	if err != nil {
 		return "", failedTo("touch", err)

@@ -109,7 +109,7 @@ func newRecord() *sessions.Record {
 	token := sessions.NewToken()
 	id, _ := sessions.TokenID(token)
 	rec := &sessions.Record{
-		ID: id, Token: token, Version: now.UnixMilli(), Created: now,
+		ID: id, Token: token, Version: now.UnixMicro(), Created: now,
 		Idle: 30 * time.Minute, Expires: now.Add(30 * time.Minute), Deadline: now.Add(24 * time.Hour),
 	}
 	rec.SetValue("who", json.RawMessage(`"`+secret+` who"`))
@@ -476,7 +476,7 @@ func testValues(s *checked) {
 		"unicode":          `"日本 éß \u2028 🙂 \ud83d\ude42"`,
 		"html":             `"<script>&amp;'</script>"`,
 		"raw html":         `"\u003cb\u003e"`,
-		"like a record":    `{"i":"x","s":{}}`,
+		"like a record":    `["ix",{}]`,
 		"":                 `"the empty key"`,
 		" space ":          `1`,
 		"quote\"back\\":    `2`,

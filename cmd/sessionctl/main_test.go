@@ -65,7 +65,7 @@ func file(t *testing.T, text string) string {
 func newRecord(lasts time.Duration) *sessions.Record {
 	now := time.Now()
 	rec := &sessions.Record{
-		Token: sessions.NewToken(), Version: now.UnixMilli(), Created: now.Add(-time.Hour), Idle: 24 * time.Hour,
+		Token: sessions.NewToken(), Version: now.UnixMicro(), Created: now.Add(-time.Hour), Idle: 24 * time.Hour,
 		Expires: now.Add(lasts), Deadline: now.Add(14 * 24 * time.Hour), Secure: true,
 	}
 	rec.ID, _ = sessions.TokenID(rec.Token)

@@ -312,11 +312,9 @@ func openCookie(ctx context.Context, secrets []secret, name, sealed string) *vie
 func openExpired(codec sessions.Codec, name, sealed, id string) *sessions.Record {
 	rec := &sessions.Record{}
 	plain, err := codec.Open(name, sealed)
-	if rest, ok := bytes.CutPrefix(plain, []byte(`{"t":"`)); err == nil && ok && len(rest) > len(id) {
-		for _, start := range []string{`{"i":"`, `{"id":"`} { // as now, and in the first format
-			if rec.UnmarshalJSON(append([]byte(start+id), rest[len(id):]...)) == nil {
-				return rec
-			}
+	if rest, ok := bytes.CutPrefix(plain, []byte(`["t`)); err == nil && ok && len(rest) > len(id) {
+		if rec.UnmarshalJSON(append([]byte(`["i`+id), rest[len(id):]...)) == nil {
+			return rec
 		}
 	}
 	return &sessions.Record{ID: id, Expires: time.Unix(0, 0)}
@@ -382,7 +380,7 @@ func (v *view) text(now time.Time, values bool) string {
 		t.row("  state", "expired")
 	}
 	t.row("  created", "%s", moment(r.Created, now))
-	t.row("  version", "%d, of %s", r.Version, moment(time.UnixMilli(r.Version), now))
+	t.row("  version", "%d, of %s", r.Version, moment(time.UnixMicro(r.Version), now))
 	t.row("  idle timeout", "%s", span(r.Idle))
 	t.row("  expires", "%s", moment(r.Expires, now))
 	t.row("  deadline", "%s", moment(r.Deadline, now))

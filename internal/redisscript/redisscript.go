@@ -2,10 +2,10 @@
 //
 // A record is text with its header at a fixed place (see record.go of the parent package):
 //
-//	{"i":"<ID 22><version 7><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>","s":...
+//	["i<ID 22><version 9><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",{...
 //
-// Lua counts from 1: the version stands at 29 to 35, the idle timeout and the expiry at 43 to 56, the flags at 64, the
-// marks from 65 on. In a record of the first format, which begins with {"id", all of them stand nine places further on.
+// Lua counts from 1: the version stands at 26 to 34, the idle timeout and the expiry at 42 to 55, the flags at 63, the
+// marks from 64 on.
 package redisscript
 
 import "github.com/redis/go-redis/v9"
@@ -39,28 +39,25 @@ const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[2])`
 // It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
 // the second run finds its mark, also if others have written since, and answers Done. With ARGV[4] the marks that are
 // there stay also if the writer made its record from another copy, which did not have them. A tombstone is never
-// replaced: it may have the version of the record that it took the place of, if both were written in the same
-// millisecond. A tombstone is also written to a server that is full: see whenFull.
+// replaced: it may have the version of the record whose place it took. A tombstone is also written to a server that is full: see whenFull.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-local version = current:byte(4) == 34 and 29 or 38
-local marks = version + 36
-local expected = current:sub(version, version + 6) == ARGV[3]:sub(1, 7) and current:byte(version + 35) ~= 51
+local expected = current:sub(26, 34) == ARGV[3]:sub(1, 9) and current:byte(63) ~= 51
 local there = ''
-if (ARGV[4] or not expected) and current:byte(marks) ~= 34 then
-  there = current:sub(marks, (current:find('"', marks, true) or marks) - 1)
+if (ARGV[4] or not expected) and current:byte(64) ~= 34 then
+  there = current:sub(64, (current:find('"', 64, true) or 64) - 1)
 end
 if not expected then
-  local mark = ARGV[3]:sub(8)
+  local mark = ARGV[3]:sub(10)
   for i = 1, #there, 6 do
     if there:sub(i, i + 5) == mark then return 1 end
   end
   return current
 end
 local record = ARGV[1]
-if record:sub(65, 64 + #there) ~= there then
-  local given = record:sub(65, record:find('"', 65, true) - 1)
+if record:sub(64, 63 + #there) ~= there then
+  local given = record:sub(64, record:find('"', 64, true) - 1)
   local seen, all = {}, {}
   for i = 1, #given, 6 do seen[given:sub(i, i + 5)] = true end
   for i = 1, #there, 6 do
@@ -68,11 +65,11 @@ if record:sub(65, 64 + #there) ~= there then
     if not seen[mark] then all[#all + 1] = mark end
   end
   local joined = (table.concat(all) .. given):sub(-768)
-  record = record:sub(1, 64) .. joined .. record:sub(65 + #given)
+  record = record:sub(1, 63) .. joined .. record:sub(64 + #given)
 end
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
-if record:byte(64) ~= 51 then return done end
+if record:byte(63) ~= 51 then return done end
 ` + whenFull + `
 redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
@@ -90,10 +87,9 @@ return 1
 var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-local version = current:byte(4) == 34 and 29 or 38
-if current:byte(version + 35) == 51 then return 0 end
-if current:sub(version, version + 6) ~= ARGV[1] then return 2 end
-local record = current:sub(1, version + 13) .. ARGV[3] .. current:sub(version + 28)
+if current:byte(63) == 51 then return 0 end
+if current:sub(26, 34) ~= ARGV[1] then return 2 end
+local record = current:sub(1, 41) .. ARGV[3] .. current:sub(56)
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
 ` + whenFull + `
@@ -107,7 +103,7 @@ return 1
 var End = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-if current:byte(current:byte(4) == 34 and 64 or 73) == 51 then return current end
+if current:byte(63) == 51 then return current end
 return redis.call('DEL', KEYS[1])
 `)
 

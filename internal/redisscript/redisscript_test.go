@@ -14,15 +14,7 @@ import (
 
 // record is a stored record: its version, idle timeout, expiry, flag and marks, and its values.
 func record(version, idle, expires, flag, marks, values string) string {
-	return `{"i":"` + strings.Repeat("i", 22) + version + "created" + idle + expires + "deadlin" + flag + marks + `","s":{` + values + `}}`
-}
-
-// first makes of it a record of the first format.
-func first(record string) string {
-	if text, ok := strings.CutPrefix(record, `{"i":"`); ok {
-		return `{"id":"` + text[:22] + `","h":"1` + text[22:]
-	}
-	return record
+	return `["i` + strings.Repeat("i", 22) + version + "created" + idle + expires + "deadlin" + flag + marks + `",{` + values + `}]`
 }
 
 func TestSave(t *testing.T) {
@@ -41,53 +33,51 @@ func TestSave(t *testing.T) {
 		after string // the marks afterwards; empty: nothing was written
 	}{
 		{"nothing there", "", "mark-2", 1, int64(redisscript.Missing), ""},
-		{"next version", stored("version", "-", "mark-1", `"a":1`), "mark-1mark-2", 1, int64(redisscript.Done), "mark-1mark-2"},
-		{"marks that the writer had not seen", stored("version", "-", "mark-0mark-1", `"a":1`), "mark-1mark-2", 1, int64(redisscript.Done), "mark-0mark-1mark-2"},
-		{"none of them seen", stored("version", "-", "mark-0mark-1", `"a":1`), "mark-2", 1, int64(redisscript.Done), "mark-0mark-1mark-2"},
-		{"no marks yet", stored("version", "-", "", `"a":1`), "mark-2", 1, int64(redisscript.Done), "mark-2"},
-		{"too old to matter", stored("version", "-", "mark-1", `"a":1`), "mark-2", 0, int64(redisscript.Done), "mark-2"},
-		{"as many as there may be", stored("version", "-", many, `"a":1`), "mark-2", 1, int64(redisscript.Done), many[6:] + "mark-2"},
-		{"another version", stored("newer..", "-", "mark-1", `"a":1`), "mark-2", 1, "", ""},
-		{"another version, the mark in a value", stored("newer..", "-", "mark-1", `"mark-2":"mark-2"`), "mark-2", 1, "", ""},
-		{"another version, across two marks", stored("newer..", "-", "xxxmarxk-2xxx", `"a":1`), "mark-2", 1, "", ""},
-		{"own first run, last", stored("newer..", "-", "mark-1mark-2", `"b":2`), "mark-2", 1, int64(redisscript.Done), ""},
-		{"own first run, covered", stored("newest.", "-", "mark-2"+many[6:], `"a":1`), "mark-2", 1, int64(redisscript.Done), ""},
-		{"own first run, before a tombstone", stored("newest.", "3", "mark-2mark-3", ``), "mark-2", 1, int64(redisscript.Done), ""},
-		{"a tombstone", stored("newer..", "3", "mark-1", ""), "mark-2", 1, "", ""},
-		{"a tombstone of the same version", stored("version", "3", "mark-1", ""), "mark-2", 1, "", ""},
+		{"next version", stored("version..", "-", "mark-1", `"a":1`), "mark-1mark-2", 1, int64(redisscript.Done), "mark-1mark-2"},
+		{"marks that the writer had not seen", stored("version..", "-", "mark-0mark-1", `"a":1`), "mark-1mark-2", 1, int64(redisscript.Done), "mark-0mark-1mark-2"},
+		{"none of them seen", stored("version..", "-", "mark-0mark-1", `"a":1`), "mark-2", 1, int64(redisscript.Done), "mark-0mark-1mark-2"},
+		{"no marks yet", stored("version..", "-", "", `"a":1`), "mark-2", 1, int64(redisscript.Done), "mark-2"},
+		{"too old to matter", stored("version..", "-", "mark-1", `"a":1`), "mark-2", 0, int64(redisscript.Done), "mark-2"},
+		{"as many as there may be", stored("version..", "-", many, `"a":1`), "mark-2", 1, int64(redisscript.Done), many[6:] + "mark-2"},
+		{"another version", stored("newer....", "-", "mark-1", `"a":1`), "mark-2", 1, "", ""},
+		{"another version, the mark in a value", stored("newer....", "-", "mark-1", `"mark-2":"mark-2"`), "mark-2", 1, "", ""},
+		{"another version, across two marks", stored("newer....", "-", "xxxmarxk-2xxx", `"a":1`), "mark-2", 1, "", ""},
+		{"own first run, last", stored("newer....", "-", "mark-1mark-2", `"b":2`), "mark-2", 1, int64(redisscript.Done), ""},
+		{"own first run, covered", stored("newest...", "-", "mark-2"+many[6:], `"a":1`), "mark-2", 1, int64(redisscript.Done), ""},
+		{"own first run, before a tombstone", stored("newest...", "3", "mark-2mark-3", ``), "mark-2", 1, int64(redisscript.Done), ""},
+		{"a tombstone", stored("newer....", "3", "mark-1", ""), "mark-2", 1, "", ""},
+		{"a tombstone of the same version", stored("version..", "3", "mark-1", ""), "mark-2", 1, "", ""},
 		{"garbage", "x", "mark-2", 1, "", ""},
 		{"long garbage", strings.Repeat("x", 100_000), "mark-2", 1, "", ""},
-		{"no mark of its own", stored("version", "-", "mark-1", `"a":1`), "mark-1", 0, int64(redisscript.Done), "mark-1"},
-		{"no mark of its own, another version", stored("newer..", "-", "mark-1", `"a":1`), "mark-1", 0, "", ""},
+		{"no mark of its own", stored("version..", "-", "mark-1", `"a":1`), "mark-1", 0, int64(redisscript.Done), "mark-1"},
+		{"no mark of its own, another version", stored("newer....", "-", "mark-1", `"a":1`), "mark-1", 0, "", ""},
 	} {
-		for _, there := range []string{c.there, first(c.there)} {
-			require.NoError(t, rdb.FlushDB(ctx).Err())
-			if there != "" {
-				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
-			}
-			mine := stored("version", "-", c.given, `"b":2`)
-			args := []any{mine, 3_600_000, "version" + "mark-2"}
-			if strings.HasPrefix(c.name, "no mark of its own") {
-				args[2] = "version"
-			}
-			if c.keep == 1 {
-				args = append(args, "keep")
-			}
-			got, err := redisscript.Save.Run(ctx, rdb, []string{"k"}, args...).Result()
-			require.NoError(t, err, c.name)
-			want := c.want
-			if want == "" {
-				want = there
-			}
-			require.Equal(t, want, got, c.name)
-			after, ttl := stored("version", "-", c.after, `"b":2`), time.Hour
-			if c.after == "" {
-				after, ttl = there, time.Minute
-			}
-			require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
-			if there != "" {
-				require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
-			}
+		require.NoError(t, rdb.FlushDB(ctx).Err())
+		if c.there != "" {
+			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
+		}
+		mine := stored("version..", "-", c.given, `"b":2`)
+		args := []any{mine, 3_600_000, "version.." + "mark-2"}
+		if strings.HasPrefix(c.name, "no mark of its own") {
+			args[2] = "version.."
+		}
+		if c.keep == 1 {
+			args = append(args, "keep")
+		}
+		got, err := redisscript.Save.Run(ctx, rdb, []string{"k"}, args...).Result()
+		require.NoError(t, err, c.name)
+		want := c.want
+		if want == "" {
+			want = c.there
+		}
+		require.Equal(t, want, got, c.name)
+		after, ttl := stored("version..", "-", c.after, `"b":2`), time.Hour
+		if c.after == "" {
+			after, ttl = c.there, time.Minute
+		}
+		require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
+		if c.there != "" {
+			require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
 		}
 	}
 }
@@ -101,27 +91,25 @@ func TestTouch(t *testing.T) {
 		after       string
 	}{
 		{"nothing there", "", redisscript.Missing, ""},
-		{"same version", record("version", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version", "IDLE...", "EXPIRES", "-", "mark-1", `"a":1`)},
-		{"newer", record("newer..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
-		{"a tombstone", record("version", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, ""},
+		{"same version", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "-", "mark-1", `"a":1`)},
+		{"newer", record("newer....", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
+		{"a tombstone", record("version..", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, ""},
 		{"garbage", "x", redisscript.Newer, ""},
 	} {
-		for _, form := range []func(string) string{strings.Clone, first} {
-			there, after, ttl := form(c.there), form(c.after), time.Hour
-			require.NoError(t, rdb.FlushDB(ctx).Err())
-			if there != "" {
-				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
-			}
-			got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version", 3_600_000, "IDLE...EXPIRES").Int64()
-			require.NoError(t, err, c.name)
-			require.Equal(t, c.want, got, c.name)
-			if after == "" {
-				after, ttl = there, time.Minute
-			}
-			require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
-			if there != "" {
-				require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
-			}
+		after, ttl := c.after, time.Hour
+		require.NoError(t, rdb.FlushDB(ctx).Err())
+		if c.there != "" {
+			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
+		}
+		got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version..", 3_600_000, "IDLE...EXPIRES").Int64()
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.want, got, c.name)
+		if after == "" {
+			after, ttl = c.there, time.Minute
+		}
+		require.Equal(t, after, rdb.Get(ctx, "k").Val(), c.name)
+		if c.there != "" {
+			require.InDelta(t, ttl, rdb.PTTL(ctx, "k").Val(), float64(5*time.Second), c.name)
 		}
 	}
 }
@@ -134,25 +122,23 @@ func TestEnd(t *testing.T) {
 		want        any // "": the record that is there, and stays
 	}{
 		{"nothing there", "", int64(redisscript.Missing)},
-		{"a record", record("version", "idle...", "expires", "-", "mark-1", `"a":1`), int64(redisscript.Done)},
-		{"a tombstone", record("version", "idle...", "expires", "3", "mark-1", ""), ""},
+		{"a record", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), int64(redisscript.Done)},
+		{"a tombstone", record("version..", "idle...", "expires", "3", "mark-1", ""), ""},
 		{"garbage", "x", int64(redisscript.Done)},
 	} {
-		for _, there := range []string{c.there, first(c.there)} {
-			require.NoError(t, rdb.FlushDB(ctx).Err())
-			if there != "" {
-				require.NoError(t, rdb.Set(ctx, "k", there, time.Minute).Err())
-			}
-			got, err := redisscript.End.Run(ctx, rdb, []string{"k"}).Result()
-			require.NoError(t, err, c.name)
-			if c.want == "" {
-				require.Equal(t, there, got, c.name)
-				require.Equal(t, there, rdb.Get(ctx, "k").Val(), c.name)
-				continue
-			}
-			require.Equal(t, c.want, got, c.name)
-			require.Zero(t, rdb.Exists(ctx, "k").Val(), c.name)
+		require.NoError(t, rdb.FlushDB(ctx).Err())
+		if c.there != "" {
+			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
 		}
+		got, err := redisscript.End.Run(ctx, rdb, []string{"k"}).Result()
+		require.NoError(t, err, c.name)
+		if c.want == "" {
+			require.Equal(t, c.there, got, c.name)
+			require.Equal(t, c.there, rdb.Get(ctx, "k").Val(), c.name)
+			continue
+		}
+		require.Equal(t, c.want, got, c.name)
+		require.Zero(t, rdb.Exists(ctx, "k").Val(), c.name)
 	}
 }
 
