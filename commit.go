@@ -104,7 +104,7 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 		rec: s.rec, stored: s.stored, dirty: s.dirty, renew: s.renew, ended: s.ended, forget: s.forget, ops: s.ops,
 		touchFailed: s.touchFailed,
 	}
-	now := time.Now()
+	now := st.m.limits.now()
 	if c.idle(now) {
 		s.mu.Unlock()
 		return "", nil
@@ -275,7 +275,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	c.warnDomain(ctx)
 	switch {
 	case c.rec.Persistent:
-		return m.cookie.header(token, max(time.Second, time.Until(c.rec.Expires)), secure), nil
+		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(m.limits.now())), secure), nil
 	case secure:
 		return m.cookie.withValue(m.secureLine, token), nil
 	}
@@ -381,7 +381,7 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 		}
 	}
 	m.limits.apply(current)
-	if current.Revoked || !current.alive(time.Now()) {
+	if current.Revoked || !current.alive(m.limits.now()) {
 		return nil, c.failed(ctx, EventConflict, ours.ID, ErrGone)
 	}
 	current.Secure = current.Secure || ours.Secure
@@ -469,7 +469,7 @@ func (c *change) end(ctx context.Context, rec *Record) error {
 // tombstone is there no renewal can succeed.
 func (c *change) entomb(ctx context.Context, rec *Record) (ended bool, err error) {
 	for attempt := 0; ; attempt++ {
-		now := time.Now()
+		now := c.m.limits.now()
 		stone := rec.tombstone(now, now.Add(renewedTombstone))
 		stone.mark = c.name()
 		_, err := c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
@@ -510,7 +510,7 @@ func (c *change) name() string {
 
 // write saves one record as the successor of base, and reports how it went.
 func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
-	start := time.Now()
+	start := c.m.limits.now()
 	if !c.m.atClient {
 		rec.sign(c.name(), start)
 	}

@@ -133,6 +133,7 @@ func New(cfg Config) (*Manager, error) {
 		limits: limits{
 			idle:     orDefault(cfg.IdleTimeout, defaultIdleTimeout),
 			absolute: orDefault(cfg.AbsoluteTimeout, defaultAbsoluteTimeout),
+			now:      time.Now,
 		},
 		commitTimeout: orDefault(cfg.CommitTimeout, defaultCommitTimeout),
 		errorHandler:  cfg.ErrorHandler,
@@ -357,7 +358,7 @@ func (st *state) session(ctx context.Context) (Session, error) {
 	}
 	l.session = session{limits: &st.m.limits, response: st, rec: rec, stored: rec != nil, isNew: rec == nil}
 	if rec == nil {
-		l.session.rec = st.m.limits.newRecord(time.Now())
+		l.session.rec = st.m.limits.newRecord(st.m.limits.now())
 	}
 	st.s = &l.session
 	return st.s, nil
@@ -419,7 +420,7 @@ func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) 
 		return nil, &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
 	}
 	m.limits.apply(rec)
-	if !rec.alive(time.Now()) {
+	if !rec.alive(m.limits.now()) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID}
 	}
 	return rec, nil

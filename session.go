@@ -90,7 +90,11 @@ type response interface {
 }
 
 // limits are the timeouts that the manager gives to its sessions.
-type limits struct{ idle, absolute, maxIdle time.Duration }
+type limits struct {
+	idle, absolute, maxIdle time.Duration
+
+	now func() time.Time // the clock of this instance; tests set it apart from that of another
+}
 
 // op is one change. Later ones may stand on earlier ones, so they are kept in order.
 type op struct {
@@ -173,7 +177,7 @@ func (s *session) ExpiresAt() time.Time {
 	defer s.mu.Unlock()
 	if s.dirty {
 		r := *s.rec
-		r.slide(time.Now())
+		r.slide(s.limits.now())
 		return r.Expires
 	}
 	return s.rec.Expires
@@ -282,7 +286,7 @@ func (s *session) Destroy() {
 		s.ended = append(s.ended, s.rec)
 	}
 	s.forget = true
-	s.rec = s.limits.newRecord(time.Now())
+	s.rec = s.limits.newRecord(s.limits.now())
 	s.stored, s.isNew, s.dirty, s.renew, s.ops = false, true, false, false, nil
 	s.gen++
 }

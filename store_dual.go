@@ -96,6 +96,7 @@ type DualStore struct {
 	adoptUntil   time.Time
 	readNew      float64
 	compare      float64
+	now          func() time.Time // the clock of this instance, as in limits
 
 	phaseMu sync.Mutex // a change of the phase, with its figures; requests do not take it
 	figures atomic.Pointer[figures]
@@ -133,7 +134,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	d := &DualStore{
 		oldIsClient:  isClientSide(cfg.Old),
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
-		readNew: cfg.ReadNewFraction, compare: cfg.CompareFraction,
+		readNew: cfg.ReadNewFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
 	if d.readNew == 0 {
 		d.readNew = 1
@@ -378,7 +379,7 @@ func (d *DualStore) takesNew(phase Phase, old, new *Record) bool {
 	case new.Version > old.Version:
 		return true
 	case new.Version < old.Version:
-		return !d.oldIsClient && diverged(new, old) // the other request will find it, and be merged
+		return !d.oldIsClient && diverged(new, old, d.now()) // the other request will find it, and be merged
 	case d.oldIsClient:
 		return false
 	}
@@ -388,8 +389,8 @@ func (d *DualStore) takesNew(phase Phase, old, new *Record) bool {
 // diverged says whether the newer of two copies was not made from the older one, although both are of now: of two
 // parallel requests one is between its two writes. The older one is then not a copy that was left behind: an instance in
 // the neighbouring phase, which writes that store alone, may have said that it is saved.
-func diverged(older, newer *Record) bool {
-	return marksCount(older.Version, time.Now()) && lacks(newer.marks, older.marks)
+func diverged(older, newer *Record, now time.Time) bool {
+	return marksCount(older.Version, now) && lacks(newer.marks, older.marks)
 }
 
 // lacks says whether one of the last of these writes is not among the marks. All are looked for: a request that tries
@@ -406,7 +407,7 @@ func lacks(marks, writes string) bool {
 
 // adopts says whether an old copy may still be taken over.
 func (d *DualStore) adopts(phase Phase) bool {
-	return phase != NewOnly || d.adoptUntil.IsZero() || time.Now().Before(d.adoptUntil)
+	return phase != NewOnly || d.adoptUntil.IsZero() || d.now().Before(d.adoptUntil)
 }
 
 func isToken(presented string) bool {
@@ -427,7 +428,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 			rec.dual.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
 			continue
 		case errors.Is(err, ErrGone):
-			*rec = *rec.tombstone(time.Now(), rec.Deadline) // which has come meanwhile
+			*rec = *rec.tombstone(d.now(), rec.Deadline) // which has come meanwhile
 			return nil
 		case !errors.Is(err, ErrConflict):
 			if d.fallback && d.Phase() == DualReadNew {
@@ -444,7 +445,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 		case err != nil:
 			return err
 		case current.Revoked:
-			*rec = *rec.tombstone(time.Now(), rec.Deadline) // which has come meanwhile
+			*rec = *rec.tombstone(d.now(), rec.Deadline) // which has come meanwhile
 			return nil
 		case current.Version >= rec.Version:
 			state := rec.dual
@@ -545,7 +546,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	if rec.dual.oldSeen {
 		s.ver = rec.dual.oldVer
 	}
-	if marksCount(rec.dual.newVer, time.Now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
+	if marksCount(rec.dual.newVer, d.now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
 		s.other = rec.dual.newMarks
 	}
 	err = d.forward(ctx, name, s, rec, base)
@@ -641,7 +642,7 @@ func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Recor
 				return nil // made from what this commit wrote to the other store: the change is in it
 			case lacks(current.marks, s.other):
 				// made without what the new store says: whoever wrote it will find that out there
-			case s.strict || current.Version > base || current.Version == s.ver || rec.lineal && s.store == d.new && diverged(current, rec):
+			case s.strict || current.Version > base || current.Version == s.ver || rec.lineal && s.store == d.new && diverged(current, rec, d.now()):
 				return &ConflictError{Current: current}
 			}
 			s.ver = current.Version
@@ -719,7 +720,7 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 	if phase == OldOnly {
 		return d.endOld(ctx, name, rec)
 	}
-	now := time.Now()
+	now := d.now()
 	if _, err := d.new.Save(ctx, name, rec.tombstone(now, rec.Deadline), 0); err != nil && !errors.Is(err, ErrGone) {
 		promised := phase != DualReadOld || d.checkRevoked
 		d.tombstoneFailed(rec, !promised)
@@ -745,7 +746,7 @@ func (d *DualStore) endOld(ctx context.Context, name string, rec *Record) error 
 	if d.oldIsClient {
 		return d.old.Delete(ctx, name, rec)
 	}
-	_, err := d.old.Save(ctx, name, rec.tombstone(time.Now(), rec.Deadline), 0)
+	_, err := d.old.Save(ctx, name, rec.tombstone(d.now(), rec.Deadline), 0)
 	if errors.Is(err, ErrGone) { // its time is over in any case
 		return nil
 	}

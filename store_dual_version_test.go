@@ -3,6 +3,7 @@ package sessions_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -30,10 +31,11 @@ type versionFleet struct {
 	pair *pair
 	a, b *sessions.DualStore
 	on   map[*sessions.DualStore]http.Handler
+	of   map[*sessions.DualStore]*sessions.Manager
 }
 
 func newVersionFleet(t *testing.T, kind string, a, b sessions.Phase) *versionFleet {
-	f := &versionFleet{t: t, pair: newPair(t, kind == "cookie", sessiontest.NewMemoryStore()), on: map[*sessions.DualStore]http.Handler{}}
+	f := &versionFleet{t: t, pair: newPair(t, kind == "cookie", sessiontest.NewMemoryStore()), on: map[*sessions.DualStore]http.Handler{}, of: map[*sessions.DualStore]*sessions.Manager{}}
 	slow := func(context.Context, string, *sessions.Record) error {
 		time.Sleep(storeLatency)
 		return nil
@@ -46,9 +48,14 @@ func newVersionFleet(t *testing.T, kind string, a, b sessions.Phase) *versionFle
 	for _, d := range []*sessions.DualStore{f.a, f.b} {
 		m, err := sessions.New(sessions.Config{Store: d})
 		require.NoError(t, err)
-		f.on[d] = m.Wrap(http.HandlerFunc(versionHandler))
+		f.on[d], f.of[d] = m.Wrap(http.HandlerFunc(versionHandler)), m
 	}
 	return f
+}
+
+// setClock puts the clock of one instance ahead of that of the stores, or behind it.
+func (f *versionFleet) setClock(d *sessions.DualStore, ahead time.Duration) {
+	sessions.SetClock(f.of[d], d, func() time.Time { return time.Now().Add(ahead) })
 }
 
 type allLoaded struct{} // the context key of what parallel requests wait for
@@ -254,4 +261,58 @@ func TestP15_VersionsKeepUpWithTheClock(t *testing.T) {
 		require.NoError(t, err)
 		require.LessOrEqual(t, rec.Version, time.Now().UnixMicro())
 	})
+}
+
+// The clocks of two instances are apart. What one browser does in sequence is kept whatever they say, because each version
+// is above the one that it was made from.
+func TestP15_ClocksApart(t *testing.T) {
+	for _, kind := range []string{"cookie", "server"} {
+		for _, ahead := range []time.Duration{-2 * time.Second, 2 * time.Second} {
+			for _, phases := range [][2]sessions.Phase{{sessions.DualReadOld, sessions.OldOnly}, {sessions.DualReadNew, sessions.DualReadOld}, {sessions.NewOnly, sessions.DualReadNew}} {
+				t.Run(fmt.Sprintf("%s/%v and %v, the second %v", kind, phases[0], phases[1], ahead), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						f := newVersionFleet(t, kind, phases[0], phases[1])
+						f.setClock(f.b, ahead)
+						got := f.do(f.a, "/count", "")
+						for n := 2; n < 20; n++ {
+							d := f.a
+							if n%2 == 0 || n%3 == 0 {
+								d = f.b
+							}
+							if n%7 == 0 {
+								got = f.do(d, "/renew", got.cookie)
+							}
+							got = f.do(d, "/count", got.cookie)
+							require.Equal(t, n, got.values["count"])
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// What clocks that are apart can lose is said in docs/migration.md: a change that OldOnly makes on a cookie which is behind
+// the new store, as after parallel requests, and no longer after them than the clocks are apart.
+func TestP15_ClocksApart_WhatOldOnlyCanLose(t *testing.T) {
+	const apart = 2 * time.Second
+	for kept := range 3 {
+		for _, wait := range []time.Duration{0, apart + time.Millisecond} {
+			t.Run(fmt.Sprintf("cookie %d of 3, after %v", kept+1, wait), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					f := newVersionFleet(t, "cookie", sessions.DualReadOld, sessions.OldOnly)
+					f.setClock(f.b, -apart)
+					login := f.do(f.a, "/set?user", "")
+					time.Sleep(time.Minute)
+					got := f.parallel(f.a, login.cookie, "/count", "/count", "/count")[kept]
+					time.Sleep(wait)
+					got = f.do(f.b, "/set?k1", got.cookie)
+					f.a.SetPhase(sessions.DualReadNew)
+					read := f.do(f.a, "/", got.cookie)
+					lost := kept < 2 && wait < apart
+					require.Equal(t, !lost, read.values["k1"] == 1)
+				})
+			})
+		}
+	}
 }
