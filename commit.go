@@ -342,7 +342,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 		if errors.Is(err, ErrConflict) {
 			if old, err = c.merge(ctx, old, err, attempt); err == nil {
 				next.values = old.clone().values
-				next.OwnIdle, next.Idle, next.Persistent = old.OwnIdle, old.Idle, old.Persistent
+				next.CustomIdle, next.Idle, next.Persistent = old.CustomIdle, old.Idle, old.Persistent
 				next.Secure = old.Secure // of both
 				next.slide(now)
 				token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version)

@@ -1257,7 +1257,7 @@ func TestP15_BothSidesHoldTheSame(t *testing.T) {
 			values[k] = v
 		}
 		out, _ := json.Marshal(values)
-		return fmt.Sprint(rec.ID, rec.Version, rec.Created, rec.Idle, rec.Expires, rec.Deadline, rec.OwnIdle, rec.Persistent, rec.Secure, string(out))
+		return fmt.Sprint(rec.ID, rec.Version, rec.Created, rec.Idle, rec.Expires, rec.Deadline, rec.CustomIdle, rec.Persistent, rec.Secure, string(out))
 	}
 	require.Equal(t, text(p.old), text(p.new))
 }

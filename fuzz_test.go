@@ -193,7 +193,7 @@ func requireStable(t *testing.T, text string, r *Record, write func(*Record, []b
 	require.NoError(t, err, "written, but not read: %q", one)
 	revoked := *r
 	if r.Revoked { // which is written alone
-		revoked.Persistent, revoked.Secure, revoked.OwnIdle = false, false, false
+		revoked.Persistent, revoked.Secure, revoked.CustomIdle = false, false, false
 	}
 	requireSame(t, &revoked, again)
 	require.Equal(t, one, string(write(again, nil)))

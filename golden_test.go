@@ -138,7 +138,7 @@ func (v *vector) describe(r *Record) {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{r.Persistent, "persistent"}, {r.Secure, "secure"}, {r.OwnIdle, "own-idle"}, {r.Revoked, "revoked"}} {
+	}{{r.Persistent, "persistent"}, {r.Secure, "secure"}, {r.CustomIdle, "own-idle"}, {r.Revoked, "revoked"}} {
 		if f.on {
 			flags = append(flags, f.name)
 		}
@@ -310,9 +310,9 @@ func goldenRecords() map[string]func(*Record) string {
 		},
 		"persistent": func(r *Record) string { r.Persistent = true; return "flag persistent" },
 		"secure":     func(r *Record) string { r.Secure = true; return "flag secure" },
-		"own-idle":   func(r *Record) string { r.OwnIdle, r.Idle = true, 90*time.Second; return "flag own-idle" },
+		"own-idle":   func(r *Record) string { r.CustomIdle, r.Idle = true, 90*time.Second; return "flag own-idle" },
 		"all-flags": func(r *Record) string {
-			r.Persistent, r.Secure, r.OwnIdle, r.Idle = true, true, true, 365*24*time.Hour
+			r.Persistent, r.Secure, r.CustomIdle, r.Idle = true, true, true, 365*24*time.Hour
 			return "all flags of a living session"
 		},
 		"earliest": func(r *Record) string {

@@ -982,8 +982,8 @@ func TestSession_LimitsLoweredLater(t *testing.T) {
 				{"both", 0, 30 * minute, 20 * hour, 30 * minute},
 				{"both, absolute first", 0, 30 * minute, 30 * minute, 30 * minute},
 				{"idle raised", 0, 48 * hour, 14 * day, day},
-				{"own idle stays", 7 * day, 30 * minute, 14 * day, 7 * day},
-				{"own idle is capped", 7 * day, day, 2 * day, 2 * day},
+				{"custom idle stays", 7 * day, 30 * minute, 14 * day, 7 * day},
+				{"custom idle is capped", 7 * day, day, 2 * day, 2 * day},
 			} {
 				t.Run(c.name, func(t *testing.T) {
 					look := func(after time.Duration) (user string) {

@@ -37,8 +37,8 @@ type Record struct {
 	Expires time.Time
 	// Deadline is when the session ends in any case.
 	Deadline time.Time
-	// OwnIdle says that Idle was set for this session, by [Session.SetLifetime].
-	OwnIdle bool
+	// CustomIdle says that Idle was set for this session, by [Session.SetLifetime].
+	CustomIdle bool
 	// Persistent says that the cookie outlives the browser.
 	Persistent bool
 	// Secure says that the session has been seen on https.
@@ -190,7 +190,7 @@ const (
 	flagPersistent = 1 << iota
 	flagSecure
 	flagRevoked
-	flagOwnIdle
+	flagCustomIdle
 	flagsEnd
 )
 
@@ -264,8 +264,8 @@ func (r *Record) flags() (f int) {
 	if r.Secure {
 		f |= flagSecure
 	}
-	if r.OwnIdle {
-		f |= flagOwnIdle
+	if r.CustomIdle {
+		f |= flagCustomIdle
 	}
 	return f
 }
@@ -306,7 +306,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 	}
 	flags := digitValue[header[headerLength-1]]
 	idle := number(1)
-	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagOwnIdle != 0 {
+	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)
@@ -322,7 +322,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 		Persistent: flags&flagPersistent != 0,
 		Secure:     flags&flagSecure != 0,
 		Revoked:    flags&flagRevoked != 0,
-		OwnIdle:    flags&flagOwnIdle != 0,
+		CustomIdle: flags&flagCustomIdle != 0,
 		values:     values,
 		marks:      marks,
 	}, name, nil

@@ -127,7 +127,7 @@ func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 63, 63))
 	for flag := range flagsEnd {
 		o := r.clone()
-		o.Persistent, o.Secure, o.OwnIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagOwnIdle != 0
+		o.Persistent, o.Secure, o.CustomIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagCustomIdle != 0
 		require.NotEqual(t, "3", lua(string(o.appendStored(nil)), 63, 63))
 	}
 }
@@ -158,9 +158,9 @@ func TestP10_ShapeOfAToken(t *testing.T) {
 func TestRecordRoundTrip(t *testing.T) {
 	for f := range flagsEnd {
 		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
-		r.Persistent, r.Secure, r.Revoked, r.OwnIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagOwnIdle != 0
+		r.Persistent, r.Secure, r.Revoked, r.CustomIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagCustomIdle != 0
 		if r.Revoked { // a tombstone has no other flag
-			r.Persistent, r.Secure, r.OwnIdle = false, false, false
+			r.Persistent, r.Secure, r.CustomIdle = false, false, false
 		}
 		sealed, err := parseSealed(string(r.appendSealed(nil)))
 		require.NoError(t, err)

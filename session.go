@@ -127,7 +127,7 @@ func (l *limits) newRecord(now time.Time) *Record {
 // apply holds a record that was loaded to the limits in force now.
 func (l *limits) apply(r *Record) {
 	idle := l.idle
-	if r.OwnIdle {
+	if r.CustomIdle {
 		idle = min(r.Idle, l.maxIdle)
 	}
 	if idle < r.Idle && r.Expires.Before(r.Deadline) { // the deadline with which it was made
@@ -320,9 +320,9 @@ func (s *session) apply(r *Record, o *op, raw string) {
 	case opClear:
 		r.values = nil
 	case opLifetime:
-		r.OwnIdle = o.idle != 0
+		r.CustomIdle = o.idle != 0
 		r.Idle = s.limits.idle
-		if r.OwnIdle {
+		if r.CustomIdle {
 			r.Idle = min(o.idle, s.limits.maxIdle)
 		}
 		r.Persistent = o.persistent

@@ -231,7 +231,7 @@ func touching(touch func(s *broken, rec *sessions.Record) (string, error)) func(
 func copyWith(rec *sessions.Record, value func(key string, raw json.RawMessage) (string, json.RawMessage)) *sessions.Record {
 	c := &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
-		Deadline: rec.Deadline, OwnIdle: rec.OwnIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
+		Deadline: rec.Deadline, CustomIdle: rec.CustomIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
 	}
 	for key, raw := range rec.Values() {
 		if key, raw = value(key, raw); raw != nil {
@@ -276,7 +276,7 @@ var brokenStores = []struct {
 	{name: "Load forgets the token", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Token = "" })},
 	{name: "Load forgets Persistent", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Persistent = false })},
 	{name: "Load forgets Secure", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Secure = false })},
-	{name: "Load forgets OwnIdle", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.OwnIdle = false })},
+	{name: "Load forgets CustomIdle", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.CustomIdle = false })},
 	{name: "Load forgets the deadline", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Deadline = r.Expires })},
 	{name: "Load forgets when it began", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Created = time.Now() })},
 	{name: "Load makes versions of its own", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Version = 1 })},

@@ -129,7 +129,7 @@ func copyOf(rec *sessions.Record) *sessions.Record {
 func blank(rec *sessions.Record) *sessions.Record {
 	return &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
-		Deadline: rec.Deadline, OwnIdle: rec.OwnIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
+		Deadline: rec.Deadline, CustomIdle: rec.CustomIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
 	}
 }
 
@@ -400,7 +400,7 @@ func difference(got, want *sessions.Record) string {
 	for _, f := range [...]struct {
 		name      string
 		got, want bool
-	}{{"OwnIdle", got.OwnIdle, want.OwnIdle}, {"Persistent", got.Persistent, want.Persistent}, {"Secure", got.Secure, want.Secure}, {"Revoked", got.Revoked, want.Revoked}} {
+	}{{"CustomIdle", got.CustomIdle, want.CustomIdle}, {"Persistent", got.Persistent, want.Persistent}, {"Secure", got.Secure, want.Secure}, {"Revoked", got.Revoked, want.Revoked}} {
 		if f.got != f.want {
 			note(f.name, f.got, f.want)
 		}
@@ -444,8 +444,8 @@ func testFields(s *checked) {
 		func(*sessions.Record) {},
 		func(r *sessions.Record) { r.Persistent = true },
 		func(r *sessions.Record) { r.Secure = true },
-		func(r *sessions.Record) { r.OwnIdle = true; r.Idle = 90 * time.Second },
-		func(r *sessions.Record) { r.Persistent, r.Secure, r.OwnIdle = true, true, true },
+		func(r *sessions.Record) { r.CustomIdle = true; r.Idle = 90 * time.Second },
+		func(r *sessions.Record) { r.Persistent, r.Secure, r.CustomIdle = true, true, true },
 		func(r *sessions.Record) { r.Version = 1 },
 		func(r *sessions.Record) { r.Created = r.Created.Add(-13*24*time.Hour + 123*time.Millisecond) },
 		func(r *sessions.Record) { r.Deadline = r.Expires },
@@ -751,7 +751,7 @@ func testSaveRight(s *checked) {
 	s.create(first)
 	second := blank(following(first))
 	second.Version, second.Expires = first.Version+1000, first.Expires.Add(time.Minute)
-	second.Persistent, second.Secure, second.OwnIdle, second.Idle = true, true, true, time.Minute
+	second.Persistent, second.Secure, second.CustomIdle, second.Idle = true, true, true, time.Minute
 	second.SetValue("new", json.RawMessage(`"`+secret+`"`))
 	want := copyOf(second)
 	s.save("with the version that is there as its base", second, first.Version)
@@ -915,13 +915,13 @@ func testTombstoneExpires(s *checked) {
 
 func testTouch(s *checked) {
 	rec := newRecord()
-	rec.Persistent, rec.OwnIdle = true, true
+	rec.Persistent, rec.CustomIdle = true, true
 	s.create(rec)
 	want := copyOf(rec)
 	want.Expires, want.Idle = rec.Expires.Add(time.Minute), 31*time.Minute
 
 	given := blank(rec) // what else it says must not reach the store
-	given.Expires, given.Idle, given.Persistent, given.Secure, given.OwnIdle = want.Expires, want.Idle, false, true, false
+	given.Expires, given.Idle, given.Persistent, given.Secure, given.CustomIdle = want.Expires, want.Idle, false, true, false
 	given.SetValue("who", json.RawMessage(`"`+secret+` of a touch"`))
 	given.SetValue("more", json.RawMessage(`1`))
 	s.touch("of a record", given)

@@ -423,7 +423,7 @@ func flagNames(r *sessions.Record) string {
 	}{
 		{r.Secure, "secure (seen on https)"},
 		{r.Persistent, "persistent (outlives the browser)"},
-		{r.OwnIdle, "own idle timeout (SetLifetime)"},
+		{r.CustomIdle, "custom idle timeout (SetLifetime)"},
 	} {
 		if f.set {
 			on = append(on, f.name)

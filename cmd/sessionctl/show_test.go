@@ -65,12 +65,12 @@ func TestShowByID(t *testing.T) {
 			}
 
 			rec := withValue(newRecord(10 * time.Hour))
-			rec.OwnIdle, rec.Persistent = true, true
+			rec.CustomIdle, rec.Persistent = true, true
 			save(rec)
 			out := show(exitOK, rec.ID)
 			for _, s := range []string{
 				"session " + rec.ID, "state alive", "created " + rec.Created.UTC().Format("2006-01-02 15:04:05 UTC") + ", 1 h",
-				"idle timeout 1 d", "in 9 h 59 min", "deadline", "TTL 9 h 59 min", "secure (seen on https), persistent", "own idle timeout",
+				"idle timeout 1 d", "in 9 h 59 min", "deadline", "TTL 9 h 59 min", "secure (seen on https), persistent", "custom idle timeout",
 				"values 1 user_id 21 bytes", "The session is alive.",
 			} {
 				require.Contains(t, out, s)
