@@ -432,7 +432,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
 			return nil
 		case !errors.Is(err, ErrConflict):
 			if d.fallback && d.Phase() == DualReadNew {
-				d.figures.Load().newPassedOver.Add(1)
+				d.figures.Load().newWriteErrorsIgnored.Add(1)
 				rec.dual.newSeen = false
 				return nil
 			}
@@ -561,7 +561,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	case errors.Is(err, ErrGone), must, phase != DualReadNew:
 		return "", false, err
 	}
-	d.figures.Load().oldPassedOver.Add(1)
+	d.figures.Load().oldWriteErrorsIgnored.Add(1)
 	return rec.Token, false, nil // in DualReadNew a failure of the old store is counted
 }
 
@@ -596,7 +596,7 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 		}
 		return false, nil
 	case !must && (phase == DualReadOld || phase == DualReadNew && d.fallback):
-		d.figures.Load().newPassedOver.Add(1)
+		d.figures.Load().newWriteErrorsIgnored.Add(1)
 		return false, nil // counted; the old copy carries the change
 	}
 	return false, err
@@ -702,12 +702,12 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 			return "", ErrGone
 		}
 	case noAnswer(ctx, err):
-		d.figures.Load().newPassedOver.Add(1)
+		d.figures.Load().newWriteErrorsIgnored.Add(1)
 	}
 	token, oldErr := d.old.Touch(ctx, name, rec)
 	if err == nil && oldErr != nil && (phase == DualReadNew || errors.Is(oldErr, ErrGone) || errors.Is(oldErr, ErrTooLarge)) {
 		if noAnswer(ctx, oldErr) {
-			d.figures.Load().oldPassedOver.Add(1)
+			d.figures.Load().oldWriteErrorsIgnored.Add(1)
 		}
 		return rec.Token, nil // the new store has it
 	}
@@ -735,7 +735,7 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 		if phase == DualReadOld {
 			return err
 		}
-		d.figures.Load().oldPassedOver.Add(1)
+		d.figures.Load().oldWriteErrorsIgnored.Add(1)
 	}
 	return nil
 }

@@ -51,19 +51,19 @@ type DualReport struct {
 		Unexplained int64 `json:"unexplained"`
 	} `json:"compared"`
 
-	Adopted       int64 `json:"adopted"`         // old copies that were written to the new store
-	TooLate       int64 `json:"too_late"`        // old copies that were refused because AdoptUntil had passed
-	Resealed      int64 `json:"resealed"`        // cookies that were given the form of the phase
-	RevokedHits   int64 `json:"revoked_hits"`    // reads of sessions that were destroyed or renewed
-	FallbackReads int64 `json:"fallback_reads"`  // old copies that were served because the new store could not answer
-	TokenOnly     int64 `json:"token_only"`      // cookies that are the token alone because the record is too large
-	NewPassedOver int64 `json:"new_passed_over"` // writes that the new store refused while the request went on
-	OldPassedOver int64 `json:"old_passed_over"` // likewise the old store
+	Adopted               int64 `json:"adopted"`                  // old copies that were written to the new store
+	TooLate               int64 `json:"too_late"`                 // old copies that were refused because AdoptUntil had passed
+	Resealed              int64 `json:"resealed"`                 // cookies that were given the form of the phase
+	RevokedHits           int64 `json:"revoked_hits"`             // reads of sessions that were destroyed or renewed
+	FallbackReads         int64 `json:"fallback_reads"`           // old copies that were served because the new store could not answer
+	TokenOnly             int64 `json:"token_only"`               // cookies that are the token alone because the record is too large
+	NewWriteErrorsIgnored int64 `json:"new_write_errors_ignored"` // writes that the new store failed while the request went on
+	OldWriteErrorsIgnored int64 `json:"old_write_errors_ignored"` // likewise the old store
 
-	// TombstonesFailed counts the revocations that could not be written to the new store. TombstonesPassedOver are those
+	// TombstonesFailed counts the revocations that could not be written to the new store. TombstonesLost are those
 	// of them whose request went on: until their deadline those sessions can come back.
-	TombstonesFailed     int64 `json:"tombstones_failed"`
-	TombstonesPassedOver int64 `json:"tombstones_passed_over"`
+	TombstonesFailed int64 `json:"tombstones_failed"`
+	TombstonesLost   int64 `json:"tombstones_lost"`
 
 	// Recent is what the verdict goes by: the last 10,000 to 20,000 of each, so that what was mended is forgotten.
 	Recent struct {
@@ -204,7 +204,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		needCoverage(r, few, missing)
 		if r.At.Before(comeBackUntil) {
 			missing("%d logouts or renewals could not be written to the new store: those sessions can come back until %s; wait until then",
-				r.TombstonesPassedOver, comeBackUntil.UTC().Format(time.RFC3339))
+				r.TombstonesLost, comeBackUntil.UTC().Format(time.RFC3339))
 		}
 	case DualReadNew:
 		r.GoingBack = "DualReadOld: loses nothing"
@@ -326,8 +326,8 @@ func (r DualReport) String() string {
 	t.row("cookies", fmt.Sprintf("resealed %d, too large for a record %d", r.Resealed, r.TokenOnly))
 	t.row("revoked hits", r.RevokedHits)
 	t.row("fallback reads", r.FallbackReads)
-	t.row("writes passed over", fmt.Sprintf("old %d, new %d", r.OldPassedOver, r.NewPassedOver))
-	t.row("tombstones failed", fmt.Sprintf("%d, passed over %d", r.TombstonesFailed, r.TombstonesPassedOver))
+	t.row("write errors ignored", fmt.Sprintf("old %d, new %d", r.OldWriteErrorsIgnored, r.NewWriteErrorsIgnored))
+	t.row("tombstones failed", fmt.Sprintf("%d, lost %d", r.TombstonesFailed, r.TombstonesLost))
 	switch {
 	case r.RedisError != "":
 		t.row("redis", "no answer: "+r.RedisError)
@@ -401,8 +401,8 @@ type figures struct {
 	compared, equal, missing, older, newer, different, expiry atomic.Int64
 	unexplained                                               atomic.Int64
 	adopted, tooLate, resealed, revokedHits, fallbackReads    atomic.Int64
-	tokenOnly, newPassedOver, oldPassedOver                   atomic.Int64
-	tombstonesFailed, tombstonesPassedOver, comeBackUntil     atomic.Int64
+	tokenOnly, newWriteErrorsIgnored, oldWriteErrorsIgnored   atomic.Int64
+	tombstonesFailed, tombstonesLost, comeBackUntil           atomic.Int64
 	recentCoverage, recentCompared, recentLoads, recentWrites window
 	recentCookies                                             window
 	sessions, onlyInNew                                       sketch
@@ -422,8 +422,8 @@ func (f *figures) report() DualReport {
 		Asked: f.asked.Load(), Found: f.found.Load(),
 		Adopted: f.adopted.Load(), TooLate: f.tooLate.Load(), Resealed: f.resealed.Load(), RevokedHits: f.revokedHits.Load(),
 		FallbackReads: f.fallbackReads.Load(), TokenOnly: f.tokenOnly.Load(),
-		NewPassedOver: f.newPassedOver.Load(), OldPassedOver: f.oldPassedOver.Load(),
-		TombstonesFailed: f.tombstonesFailed.Load(), TombstonesPassedOver: f.tombstonesPassedOver.Load(),
+		NewWriteErrorsIgnored: f.newWriteErrorsIgnored.Load(), OldWriteErrorsIgnored: f.oldWriteErrorsIgnored.Load(),
+		TombstonesFailed: f.tombstonesFailed.Load(), TombstonesLost: f.tombstonesLost.Load(),
 	}
 	c := &r.Compared
 	c.Reads, c.Equal, c.Missing, c.Older, c.Newer = f.compared.Load(), f.equal.Load(), f.missing.Load(), f.older.Load(), f.newer.Load()
@@ -518,7 +518,7 @@ func (d *DualStore) tombstoneFailed(rec *Record, wentOn bool) {
 	if !wentOn {
 		return
 	}
-	f.tombstonesPassedOver.Add(1)
+	f.tombstonesLost.Add(1)
 	until := rec.Deadline.UnixNano()
 	for {
 		before := f.comeBackUntil.Load()

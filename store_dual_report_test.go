@@ -109,8 +109,8 @@ func requireFigures(t *testing.T, r sessions.DualReport, want map[string]int64) 
 	got := map[string]int64{
 		"reads": r.Reads, "sessions": r.Sessions, "only in new": r.OnlyInNew, "asked": r.Asked, "found": r.Found,
 		"adopted": r.Adopted, "too late": r.TooLate, "resealed": r.Resealed, "revoked": r.RevokedHits, "fallback": r.FallbackReads,
-		"token only": r.TokenOnly, "new passed over": r.NewPassedOver, "old passed over": r.OldPassedOver,
-		"tombstones": r.TombstonesFailed, "tombstones passed over": r.TombstonesPassedOver,
+		"token only": r.TokenOnly, "new write errors ignored": r.NewWriteErrorsIgnored, "old write errors ignored": r.OldWriteErrorsIgnored,
+		"tombstones": r.TombstonesFailed, "tombstones lost": r.TombstonesLost,
 		"old loads": r.Old.Loads, "old load errors": r.Old.LoadErrors, "old writes": r.Old.Writes, "old write errors": r.Old.WriteErrors,
 		"new loads": r.New.Loads, "new load errors": r.New.LoadErrors, "new writes": r.New.Writes, "new write errors": r.New.WriteErrors,
 		"compared": r.Compared.Reads,
@@ -388,14 +388,14 @@ func TestP15_ReportFigures(t *testing.T) {
 			rec.Version++
 			_, err = d.Save(ctx, "session", rec, base)
 			require.NoError(t, err)
-		}, M{"reads": 3, "sessions": 1, "fallback": 3, "new passed over": 1, "old loads": 3, "old writes": 2, "new loads": 3, "new load errors": 3, "new writes": 2, "new write errors": 1}},
+		}, M{"reads": 3, "sessions": 1, "fallback": 3, "new write errors ignored": 1, "old loads": 3, "old writes": 2, "new loads": 3, "new load errors": 3, "new writes": 2, "new write errors": 1}},
 		{"the new store refuses in DualReadOld", sessions.DualReadOld, nil, true, func(t *testing.T, d *reported, old sessions.Store) {
 			rec := recordOf(0)
 			d.new.fail("save", "touch")
 			put(t, d, rec)
 			_, err := d.Touch(ctx, "session", rec)
 			require.NoError(t, err)
-		}, M{"sessions": 1, "new passed over": 2, "old writes": 2, "new writes": 2, "new write errors": 2}},
+		}, M{"sessions": 1, "new write errors ignored": 2, "old writes": 2, "new writes": 2, "new write errors": 2}},
 		{"the new store refuses in DualReadNew", sessions.DualReadNew, nil, true, func(t *testing.T, d *reported, old sessions.Store) {
 			d.new.fail("save", "touch")
 			_, err := d.Save(ctx, "session", recordOf(0), 0)
@@ -406,12 +406,12 @@ func TestP15_ReportFigures(t *testing.T) {
 			d.old.fail("save", "delete")
 			put(t, d, rec)
 			require.NoError(t, d.Delete(ctx, "session", rec))
-		}, M{"sessions": 1, "old passed over": 2, "old writes": 2, "old write errors": 2, "new writes": 2}},
+		}, M{"sessions": 1, "old write errors ignored": 2, "old writes": 2, "old write errors": 2, "new writes": 2}},
 		{"a touch of what the new store does not have", sessions.DualReadOld, nil, false, func(t *testing.T, d *reported, old sessions.Store) {
 			rec := recordOf(0)
 			put(t, old, rec)
 			_, _ = d.Touch(ctx, "session", rec)
-			require.Zero(t, d.Report().NewPassedOver, "it answered")
+			require.Zero(t, d.Report().NewWriteErrorsIgnored, "it answered")
 			require.EqualValues(t, 1, d.Report().New.Writes)
 			d.SetPhase(sessions.DualReadNew) // the figures begin anew
 		}, M{}},
@@ -423,7 +423,7 @@ func TestP15_ReportFigures(t *testing.T) {
 			stone := likeIt(rec, func(r *sessions.Record) { r.Revoked = true; r.Version++ })
 			_, err := d.Save(ctx, "session", stone, rec.Version)
 			require.NoError(t, err)
-		}, M{"sessions": 1, "tombstones": 2, "tombstones passed over": 2, "old writes": 3, "new writes": 3, "new write errors": 2}},
+		}, M{"sessions": 1, "tombstones": 2, "tombstones lost": 2, "old writes": 3, "new writes": 3, "new write errors": 2}},
 		{"tombstones, promised", sessions.DualReadOld, checkRevoked, true, func(t *testing.T, d *reported, old sessions.Store) {
 			rec := recordOf(0)
 			put(t, d, rec)
@@ -1035,35 +1035,35 @@ func TestReportGolden(t *testing.T) {
 	})
 }
 
-const goldenReport = `phase               DualReadOld, since 2000-01-01T00:00:00Z (1h30m0s)
-reads               1201, of 3 sessions, 0 of them only in the new store
-old store           cookie
-old loads           1201, errors 0, p50 0s, p99 0s
-old writes          4, errors 0, p50 0s, p99 0s
-new store           *sessions_test.checkedStore
-new loads           1201, errors 0, p50 0s, p99 0s
-new writes          4, errors 1, p50 0s, p99 1.6ms
-coverage            1201 found of 1201 asked; lately 100.00 %
-compared            1201: equal 1200, missing 0, older 0, newer 0, different 1, expiry 0; unexplained 1
-adopted             0, too late 0
-cookies             resealed 0, too large for a record 0
-revoked hits        0
-fallback reads      0
-writes passed over  old 0, new 1
-tombstones failed   0, passed over 0
-memory forecast     0.0 MB, at 419 bytes a session
-redis               7.4.0, master, nodes: 1
-memory              5.0 MB used, of 100.0 MB
-policy              ok: noeviction
-                    nothing is evicted
-keys                10000
-keys without TTL    0
-evicted keys        0
-replica reads       no
-next                DualReadNew is not safe yet
-missing             1 of the last 1201 compared reads differ without a known reason: see the events of kind "mismatch"
-missing             the new store could not answer 1 of the last 4 writes
-going back          OldOnly: loses the sessions that only the new store has (none met so far), and forgets logouts: copies of ended cookies open again
+const goldenReport = `phase                 DualReadOld, since 2000-01-01T00:00:00Z (1h30m0s)
+reads                 1201, of 3 sessions, 0 of them only in the new store
+old store             cookie
+old loads             1201, errors 0, p50 0s, p99 0s
+old writes            4, errors 0, p50 0s, p99 0s
+new store             *sessions_test.checkedStore
+new loads             1201, errors 0, p50 0s, p99 0s
+new writes            4, errors 1, p50 0s, p99 1.6ms
+coverage              1201 found of 1201 asked; lately 100.00 %
+compared              1201: equal 1200, missing 0, older 0, newer 0, different 1, expiry 0; unexplained 1
+adopted               0, too late 0
+cookies               resealed 0, too large for a record 0
+revoked hits          0
+fallback reads        0
+write errors ignored  old 0, new 1
+tombstones failed     0, lost 0
+memory forecast       0.0 MB, at 419 bytes a session
+redis                 7.4.0, master, nodes: 1
+memory                5.0 MB used, of 100.0 MB
+policy                ok: noeviction
+                      nothing is evicted
+keys                  10000
+keys without TTL      0
+evicted keys          0
+replica reads         no
+next                  DualReadNew is not safe yet
+missing               1 of the last 1201 compared reads differ without a known reason: see the events of kind "mismatch"
+missing               the new store could not answer 1 of the last 4 writes
+going back            OldOnly: loses the sessions that only the new store has (none met so far), and forgets logouts: copies of ended cookies open again
 `
 
 const goldenReportJSON = `{
@@ -1113,10 +1113,10 @@ const goldenReportJSON = `{
   "revoked_hits": 0,
   "fallback_reads": 0,
   "token_only": 0,
-  "new_passed_over": 1,
-  "old_passed_over": 0,
+  "new_write_errors_ignored": 1,
+  "old_write_errors_ignored": 0,
   "tombstones_failed": 0,
-  "tombstones_passed_over": 0,
+  "tombstones_lost": 0,
   "recent": {
     "asked": 1201,
     "not_found": 0,
