@@ -77,12 +77,12 @@ const (
 	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not fit the host of the request
 	OutcomeOverridden     Outcome = "overridden"      // the handler's caching headers gave way to no-store
 
-	OutcomeChanged   Outcome = "changed"   // the phase of a migration
-	OutcomeMissing   Outcome = "missing"   // the new store does not have the session
-	OutcomeOlder     Outcome = "older"     // the new store has an older version
-	OutcomeNewer     Outcome = "newer"     // the new store has a newer version, which counts
-	OutcomeDifferent Outcome = "different" // the same version has other values
-	OutcomeExpiry    Outcome = "expiry"    // the copies are equal, but end at different times
+	OutcomeChanged       Outcome = "changed"        // the phase of a migration
+	OutcomeMissing       Outcome = "missing"        // the new store does not have the session
+	OutcomeOlder         Outcome = "older"          // the new store has an older version
+	OutcomeNewer         Outcome = "newer"          // the new store has a newer version, which counts
+	OutcomeDifferent     Outcome = "different"      // the same version has other values
+	OutcomeExpiryDiffers Outcome = "expiry_differs" // the copies are equal, but end at different times
 )
 
 // warned bounds the log lines that are worth one mention for each host and not one for each request.
@@ -200,7 +200,7 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: caching was switched off for a response that sets the session cookie"
 	case OutcomeChanged:
 		return slog.LevelInfo, "sessions: the phase of the migration has changed"
-	case OutcomeMissing, OutcomeOlder, OutcomeNewer, OutcomeDifferent, OutcomeExpiry:
+	case OutcomeMissing, OutcomeOlder, OutcomeNewer, OutcomeDifferent, OutcomeExpiryDiffers:
 		return slog.LevelWarn, "sessions: the copies of a session in the old and the new store are not equal"
 	}
 	return 0, ""

@@ -574,7 +574,7 @@ func (f *figures) countMismatch(o Outcome) {
 		f.newer.Add(1)
 	case OutcomeDifferent:
 		f.different.Add(1)
-	case OutcomeExpiry:
+	case OutcomeExpiryDiffers:
 		f.expiry.Add(1)
 	}
 }
@@ -600,9 +600,9 @@ func (f *figures) compare(old, new *Record) (o Outcome, detail string, explained
 	tolerance := min(old.Idle, new.Idle)/touchShare + time.Second
 	switch late := new.Expires.Sub(old.Expires); {
 	case late > tolerance:
-		return OutcomeExpiry, "the copy in the new store lives longer: the client did not get the cookie of the last touch", true
+		return OutcomeExpiryDiffers, "the copy in the new store lives longer: the client did not get the cookie of the last touch", true
 	case -late > tolerance:
-		return OutcomeExpiry, "the copy in the new store expires earlier: a touch has failed", false
+		return OutcomeExpiryDiffers, "the copy in the new store expires earlier: a touch has failed", false
 	}
 	return "", "", false
 }

@@ -173,11 +173,11 @@ func TestP15_ReportCompare(t *testing.T) {
 		{name: "expires earlier", age: time.Minute, change: func(r *sessions.Record) *sessions.Record {
 			r.Expires = r.Expires.Add(-3*time.Hour - 2*time.Second)
 			return r
-		}, outcome: sessions.OutcomeExpiry},
+		}, outcome: sessions.OutcomeExpiryDiffers},
 		{name: "expires later", age: time.Minute, change: func(r *sessions.Record) *sessions.Record {
 			r.Expires = r.Expires.Add(4 * time.Hour)
 			return r
-		}, outcome: sessions.OutcomeExpiry, ok: true},
+		}, outcome: sessions.OutcomeExpiryDiffers, ok: true},
 	} {
 		for _, sealed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, cookie=%v", c.name, sealed), func(t *testing.T) {
@@ -205,7 +205,7 @@ func TestP15_ReportCompare(t *testing.T) {
 					require.Equal(t, want[sessions.OutcomeOlder], r.Compared.Older)
 					require.Equal(t, want[sessions.OutcomeNewer], r.Compared.Newer)
 					require.Equal(t, want[sessions.OutcomeDifferent], r.Compared.Different)
-					require.Equal(t, want[sessions.OutcomeExpiry], r.Compared.Expiry)
+					require.Equal(t, want[sessions.OutcomeExpiryDiffers], r.Compared.Expiry)
 					require.EqualValues(t, 1, r.Compared.Reads)
 					unexplained := int64(0)
 					if c.outcome != "" && !explained {
