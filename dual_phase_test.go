@@ -543,32 +543,55 @@ func TestP15_AdoptionNeedsAnAnswer(t *testing.T) {
 
 // Options
 
-func TestP15_ReadNewFraction(t *testing.T) {
-	const sessionsOf = 2000
-	for _, fraction := range []float64{0.1, 0.5, 1} {
-		p := newPair(t, true, sessiontest.NewMemoryStore())
-		one := p.dual(t, sessions.DualReadNew, func(cfg *sessions.DualStoreConfig) { cfg.ReadNewFraction = fraction })
-		two := p.dual(t, sessions.DualReadNew, func(cfg *sessions.DualStoreConfig) { cfg.ReadNewFraction = fraction })
-		ctx, readNew := t.Context(), 0
-		for range sessionsOf {
-			rec := hourRecord()
-			sealed, err := one.Save(ctx, "session", rec, 0)
-			require.NoError(t, err)
-			p.asked()
-			var seen []bool
-			for _, d := range []*sessions.DualStore{one, two, one} {
-				_, err := d.Load(ctx, "session", sealed)
-				require.NoError(t, err)
-				seen = append(seen, strings.Contains(p.asked(), "new.load"))
-			}
-			require.Equal(t, []bool{seen[0], seen[0], seen[0]}, seen, "a session stays on one side, on every instance")
-			if seen[0] {
-				readNew++
-			}
-		}
-		share := float64(readNew) / sessionsOf
-		require.InDelta(t, fraction, share, 5*math.Sqrt(fraction*(1-fraction)/sessionsOf)+1e-9)
+func TestP15_ReadOldFraction(t *testing.T) {
+	p := newPair(t, true, sessiontest.NewMemoryStore())
+	ctx := t.Context()
+	var cookies []string
+	for range 2000 {
+		sealed, err := p.dual(t, sessions.DualReadNew).Save(ctx, "session", hourRecord(), 0)
+		require.NoError(t, err)
+		cookies = append(cookies, sealed)
 	}
+	before := make([]bool, len(cookies)) // read from the old store with the fraction before
+	for _, c := range []struct{ fraction, min, max float64 }{
+		{fraction: 0, min: 0, max: 0}, // the zero value: none, and not all
+		{fraction: 0.01, min: 0.001, max: 0.03},
+		{fraction: 0.5, min: 0.44, max: 0.56},
+		{fraction: 1, min: 1, max: 1},
+	} {
+		t.Run(fmt.Sprint(c.fraction), func(t *testing.T) {
+			edit := func(cfg *sessions.DualStoreConfig) { cfg.ReadOldFraction = c.fraction }
+			one, two := p.dual(t, sessions.DualReadNew, edit), p.dual(t, sessions.DualReadNew, edit)
+			fromOld := 0
+			for i, sealed := range cookies {
+				p.asked()
+				var seen []bool
+				for _, d := range []*sessions.DualStore{one, two, one} {
+					_, err := d.Load(ctx, "session", sealed)
+					require.NoError(t, err)
+					seen = append(seen, !strings.Contains(p.asked(), "new.load"))
+				}
+				require.Equal(t, []bool{seen[0], seen[0], seen[0]}, seen, "a session stays on one side, on every instance")
+				require.False(t, before[i] && !seen[0], "a smaller fraction is a part of a larger one")
+				if before[i] = seen[0]; seen[0] {
+					fromOld++
+				}
+			}
+			share := float64(fromOld) / float64(len(cookies))
+			require.GreaterOrEqual(t, share, c.min)
+			require.LessOrEqual(t, share, c.max)
+		})
+	}
+
+	t.Run("in the other phases it means nothing", func(t *testing.T) {
+		for phase, want := range map[sessions.Phase]bool{sessions.OldOnly: false, sessions.DualReadOld: false, sessions.NewOnly: true} {
+			d := p.dual(t, phase, func(cfg *sessions.DualStoreConfig) { cfg.ReadOldFraction = 1 })
+			p.asked()
+			_, err := d.Load(ctx, "session", cookies[0])
+			require.NoError(t, err)
+			require.Equal(t, want, strings.Contains(p.asked(), "new.load"), phase)
+		}
+	})
 }
 
 func TestP15_CompareFraction(t *testing.T) {
@@ -1180,14 +1203,14 @@ func TestNewDualStore_Mistakes(t *testing.T) {
 		"to a cookie":             {sessions.DualStoreConfig{Old: memory, New: cookie}, []string{"New"}},
 		"a phase before":          {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: -1}, []string{"Phase"}},
 		"a phase after":           {sessions.DualStoreConfig{Old: cookie, New: memory, Phase: 4}, []string{"Phase"}},
-		"negative ReadNew":        {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: -0.1}, []string{"ReadNewFraction"}},
-		"ReadNew over 1":          {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: 1.1}, []string{"ReadNewFraction"}},
-		"ReadNew is no number":    {sessions.DualStoreConfig{Old: cookie, New: memory, ReadNewFraction: math.NaN()}, []string{"ReadNewFraction"}},
+		"negative ReadOld":        {sessions.DualStoreConfig{Old: cookie, New: memory, ReadOldFraction: -0.1}, []string{"ReadOldFraction"}},
+		"ReadOld over 1":          {sessions.DualStoreConfig{Old: cookie, New: memory, ReadOldFraction: 1.1}, []string{"ReadOldFraction"}},
+		"ReadOld is no number":    {sessions.DualStoreConfig{Old: cookie, New: memory, ReadOldFraction: math.NaN()}, []string{"ReadOldFraction"}},
 		"Compare is infinite":     {sessions.DualStoreConfig{Old: cookie, New: memory, CompareFraction: math.Inf(1)}, []string{"CompareFraction"}},
 		"percent":                 {sessions.DualStoreConfig{Old: cookie, New: memory, CompareFraction: 10}, []string{"CompareFraction"}},
-		"all at once":             {sessions.DualStoreConfig{Old: memory, New: memory, Phase: 9, ReadNewFraction: 2, CompareFraction: -1}, []string{"New", "Phase", "ReadNewFraction", "CompareFraction"}},
+		"all at once":             {sessions.DualStoreConfig{Old: memory, New: memory, Phase: 9, ReadOldFraction: 2, CompareFraction: -1}, []string{"New", "Phase", "ReadOldFraction", "CompareFraction"}},
 		"fine":                    {sessions.DualStoreConfig{Old: cookie, New: memory}, nil},
-		"fine, with every option": {sessions.DualStoreConfig{Old: other, New: memory, Phase: sessions.NewOnly, CheckRevoked: true, FallbackOnError: true, AdoptUntil: time.Now(), ReadNewFraction: 1, CompareFraction: 1}, nil},
+		"fine, with every option": {sessions.DualStoreConfig{Old: other, New: memory, Phase: sessions.NewOnly, CheckRevoked: true, FallbackOnError: true, AdoptUntil: time.Now(), ReadOldFraction: 1, CompareFraction: 1}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d, err := sessions.NewDualStore(c.cfg)

@@ -69,10 +69,10 @@ type DualStoreConfig struct {
 	// OldOnly or dual instance will have ended. Zero is no end.
 	AdoptUntil time.Time
 
-	// ReadNewFraction is the part of the sessions, from 0 to 1, that DualReadNew reads from the new store; the others
-	// are read as in DualReadOld. It is chosen by a hash of the session, so that a session stays on one side. Zero is
-	// all of them.
-	ReadNewFraction float64
+	// ReadOldFraction is the share of the sessions, from 0 to 1, that DualReadNew still reads from the old store, as
+	// DualReadOld does; all others are read from the new one. The default, 0, is none of them. A hash of the session
+	// decides, so that a session stays on one side, on every instance, and never moves back while the share goes down.
+	ReadOldFraction float64
 
 	// CompareFraction is the part of the reads in DualReadOld, from 0 to 1, that are compared with the new store.
 	CompareFraction float64
@@ -94,7 +94,7 @@ type DualStore struct {
 	checkRevoked bool
 	fallback     bool
 	adoptUntil   time.Time
-	readNew      float64
+	readOld      float64
 	compare      float64
 	now          func() time.Time // the clock of this instance, as in limits
 
@@ -123,7 +123,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	for _, f := range [...]struct {
 		field string
 		value float64
-	}{{"ReadNewFraction", cfg.ReadNewFraction}, {"CompareFraction", cfg.CompareFraction}} {
+	}{{"ReadOldFraction", cfg.ReadOldFraction}, {"CompareFraction", cfg.CompareFraction}} {
 		if !(f.value >= 0 && f.value <= 1) { // also NaN
 			bad.add(f.field, "%v is not between 0 and 1", f.value)
 		}
@@ -134,10 +134,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	d := &DualStore{
 		oldIsClient:  isClientSide(cfg.Old),
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
-		readNew: cfg.ReadNewFraction, compare: cfg.CompareFraction, now: time.Now,
-	}
-	if d.readNew == 0 {
-		d.readNew = 1
+		readOld: cfg.ReadOldFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
@@ -204,9 +201,9 @@ type dualState struct {
 	ended    bool   // this request has put its tombstone into the new store
 }
 
-// readsNew says whether this session is read from the new store.
+// readsNew reports whether this session is read from the new store.
 func (d *DualStore) readsNew(phase Phase, token string) bool {
-	if phase != DualReadNew || d.readNew >= 1 {
+	if phase != DualReadNew || d.readOld == 0 {
 		return phase >= DualReadNew
 	}
 	h := fnv.New64a()
@@ -214,7 +211,7 @@ func (d *DualStore) readsNew(phase Phase, token string) bool {
 	_, _ = h.Write([]byte(id))
 	var b [8]byte
 	binary.BigEndian.PutUint64(b[:], h.Sum64())
-	return float64(binary.BigEndian.Uint64(b[:])>>11)/(1<<53) < d.readNew
+	return float64(binary.BigEndian.Uint64(b[:])>>11)/(1<<53) >= d.readOld
 }
 
 // copies are what the two stores have of one session.

@@ -212,8 +212,8 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 			r.GoingBack += fmt.Sprintf(", but %d cookies were too large for a record: there, writes to those sessions fail", r.TokenOnly)
 		}
 		needCoverage(r, few, missing)
-		if d.readNew < 1 {
-			missing("only a part of the sessions is read from the new store: set ReadNewFraction to 1")
+		if d.readOld > 0 {
+			missing("some sessions are still read from the old store: set ReadOldFraction to 0")
 		}
 		if until := d.adoptUntil; !until.IsZero() && !r.At.Before(until) {
 			missing("AdoptUntil has passed, at %s: sessions that only the old store has would be logged out; set it to when the longest session will have ended", until.UTC().Format(time.RFC3339))

@@ -49,7 +49,7 @@ func newReported(t *testing.T, old, new sessions.Store, phase sessions.Phase, ed
 func compareAll(c *sessions.DualStoreConfig)      { c.CompareFraction = 1 }
 func checkRevoked(c *sessions.DualStoreConfig)    { c.CheckRevoked = true }
 func fallbackOnError(c *sessions.DualStoreConfig) { c.FallbackOnError = true }
-func readNewHalf(c *sessions.DualStoreConfig)     { c.ReadNewFraction = 0.5 }
+func readOldHalf(c *sessions.DualStoreConfig)     { c.ReadOldFraction = 0.5 }
 func adoptUntil(at time.Time) func(*sessions.DualStoreConfig) {
 	return func(c *sessions.DualStoreConfig) { c.AdoptUntil = at }
 }
@@ -869,7 +869,7 @@ func TestP15_ReportVerdict(t *testing.T) {
 				require.NoError(m.t, err)
 			}
 		}, want: []string{"the new store was asked for only 900 sessions: wait for 1000", "could not answer 100 of the last 1000 loads"}},
-		{name: "a part", phase: sessions.DualReadNew, edits: edits{readNewHalf}, want: []string{"set ReadNewFraction to 1"}},
+		{name: "a part", phase: sessions.DualReadNew, edits: edits{readOldHalf}, want: []string{"set ReadOldFraction to 0"}},
 		{name: "AdoptUntil has passed", phase: sessions.DualReadNew, edits: edits{until(-time.Second)}, want: []string{"AdoptUntil has passed, at 1999-12-31T23:59:59Z"}},
 		{name: "AdoptUntil has no end", phase: sessions.DualReadNew, edits: edits{noUntil}},
 		{name: "adoption without end", phase: sessions.NewOnly, edits: edits{noUntil}, want: []string{"the adoption of old copies has no end"}},
