@@ -3,10 +3,12 @@ package sessions_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -261,4 +263,32 @@ func TestP16_IdleIsCut(t *testing.T) {
 			require.LessOrEqual(t, time.Until(s.ExpiresAt()), min(c.ttl, 14*24*time.Hour))
 		})
 	}
+}
+
+func TestSecureModeText(t *testing.T) {
+	for mode, name := range map[sessions.SecureMode]string{
+		sessions.SecureAuto: "SecureAuto", sessions.SecureAlways: "SecureAlways", sessions.DangerouslyNeverSecure: "DangerouslyNeverSecure",
+	} {
+		require.Equal(t, name, mode.String())
+		text, err := json.Marshal(mode)
+		require.NoError(t, err)
+		require.Equal(t, `"`+name+`"`, string(text))
+		back := sessions.SecureMode(7)
+		require.NoError(t, json.Unmarshal(text, &back))
+		require.Equal(t, mode, back)
+	}
+	require.Equal(t, "SecureMode(7)", sessions.SecureMode(7).String())
+
+	const use = "use SecureAuto, SecureAlways or DangerouslyNeverSecure"
+	for _, text := range []string{"", "secureauto", "Secure", "0", "SecureMode(7)"} {
+		mode := sessions.SecureAlways
+		err := mode.UnmarshalText([]byte(text))
+		var mistake *sessions.ConfigError
+		require.ErrorAs(t, err, &mistake)
+		require.Equal(t, "Secure", mistake.Field)
+		require.EqualError(t, err, "sessions: Secure: unknown mode "+strconv.Quote(text)+": "+use)
+		require.Equal(t, sessions.SecureAlways, mode, "what cannot be read changes nothing")
+	}
+	_, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Secure: 7})
+	require.EqualError(t, err, "sessions: Secure: unknown mode 7: "+use)
 }

@@ -1229,13 +1229,19 @@ func TestPhase_String(t *testing.T) {
 	require.Equal(t, "OldOnly DualReadOld DualReadNew NewOnly Phase(7)", strings.Trim(fmt.Sprint(dualPhases), "[]")+" "+sessions.Phase(7).String())
 }
 
-func TestDualStore_SetPhaseTakesTheNearest(t *testing.T) {
+func TestDualStore_SetPhaseRefusesUnknown(t *testing.T) {
 	d := newPair(t, true, sessiontest.NewMemoryStore()).dual(t, sessions.DualReadNew)
 	require.Equal(t, sessions.DualReadNew, d.Phase())
-	d.SetPhase(17)
-	require.Equal(t, sessions.NewOnly, d.Phase())
-	d.SetPhase(-3)
-	require.Equal(t, sessions.OldOnly, d.Phase())
+	for phase, text := range map[sessions.Phase]string{
+		7:                    "sessions: SetPhase: unknown phase 7: use OldOnly, DualReadOld, DualReadNew or NewOnly",
+		-1:                   "sessions: SetPhase: unknown phase -1: use OldOnly, DualReadOld, DualReadNew or NewOnly",
+		sessions.NewOnly + 1: "sessions: SetPhase: unknown phase 4: use OldOnly, DualReadOld, DualReadNew or NewOnly",
+	} {
+		require.PanicsWithValue(t, text, func() { d.SetPhase(phase) })
+		require.Equal(t, sessions.DualReadNew, d.Phase())
+	}
+	_, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookieStoreWith(t, secretA), New: sessiontest.NewMemoryStore(), Phase: 7})
+	require.EqualError(t, err, "sessions: Phase: unknown phase 7: use OldOnly, DualReadOld, DualReadNew or NewOnly")
 }
 
 // Strict tokens, and nothing asked for what cannot be one.

@@ -69,7 +69,7 @@ type Config struct {
 	Observe func(context.Context, Event)
 }
 
-// SecureMode says when the session cookie is Secure: sent back by the browser on https only.
+// SecureMode says when the session cookie is Secure: sent back by the browser over HTTPS only.
 type SecureMode int
 
 const (
@@ -81,6 +81,35 @@ const (
 	// DangerouslyNeverSecure sends every cookie over plain http as well, where anyone on the way can read it.
 	DangerouslyNeverSecure
 )
+
+const useASecureMode = "use SecureAuto, SecureAlways or DangerouslyNeverSecure"
+
+// String returns the name of the constant.
+func (m SecureMode) String() string {
+	switch m {
+	case SecureAuto:
+		return "SecureAuto"
+	case SecureAlways:
+		return "SecureAlways"
+	case DangerouslyNeverSecure:
+		return "DangerouslyNeverSecure"
+	}
+	return fmt.Sprintf("SecureMode(%d)", int(m))
+}
+
+// MarshalText returns the name of the mode.
+func (m SecureMode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText reads the name of a mode, so that flags and configuration files can hold one.
+func (m *SecureMode) UnmarshalText(text []byte) error {
+	for n := SecureAuto; n <= DangerouslyNeverSecure; n++ {
+		if n.String() == string(text) {
+			*m = n
+			return nil
+		}
+	}
+	return &ConfigError{"Secure", fmt.Sprintf("unknown mode %q: %s", text, useASecureMode)}
+}
 
 const (
 	defaultIdleTimeout     = 24 * time.Hour
@@ -185,7 +214,7 @@ func (cfg *Config) check() error {
 		}
 	}
 	if cfg.Secure < SecureAuto || cfg.Secure > DangerouslyNeverSecure {
-		bad.add("Secure", "%d is none of SecureAuto, SecureAlways and DangerouslyNeverSecure", cfg.Secure)
+		bad.add("Secure", "unknown mode %d: %s", cfg.Secure, useASecureMode)
 	}
 	if strings.ContainsFunc(cfg.ProxyHeader, func(r rune) bool { return !isTokenRune(r) }) {
 		bad.add("ProxyHeader", "%q is not the name of one header", cfg.ProxyHeader)

@@ -31,7 +31,9 @@ const (
 	NewOnly
 )
 
-// String gives the name of the constant.
+const useAPhase = "use OldOnly, DualReadOld, DualReadNew or NewOnly"
+
+// String returns the name of the constant.
 func (p Phase) String() string {
 	switch p {
 	case OldOnly:
@@ -118,7 +120,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		bad.add("New", "a store that the client keeps cannot hold revocations: move from it, not to it")
 	}
 	if cfg.Phase < OldOnly || cfg.Phase > NewOnly {
-		bad.add("Phase", "%d is none of OldOnly, DualReadOld, DualReadNew and NewOnly", cfg.Phase)
+		bad.add("Phase", "unknown phase %d: %s", cfg.Phase, useAPhase)
 	}
 	for _, f := range [...]struct {
 		field string
@@ -166,10 +168,13 @@ func same(a, b any) bool {
 func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
 
 // SetPhase changes the phase, at run time and from any goroutine; requests that have begun may end in either. Move one
-// step at a time, and let every instance take a step before the next: see the runbook. A phase that does not exist is
-// taken for the nearest that does.
+// step at a time, and let every instance take a step before the next: see the runbook. SetPhase panics if p is not a
+// defined phase.
 func (d *DualStore) SetPhase(p Phase) {
-	d.setPhase(min(max(p, OldOnly), NewOnly))
+	if p < OldOnly || p > NewOnly {
+		panic(fmt.Sprintf("sessions: SetPhase: unknown phase %d: %s", p, useAPhase))
+	}
+	d.setPhase(p)
 }
 
 func (d *DualStore) storeName() string { return "dual" }

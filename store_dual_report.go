@@ -359,7 +359,7 @@ func (r DualReport) String() string {
 	return t.String()
 }
 
-// MarshalText gives the name of the phase.
+// MarshalText returns the name of the phase.
 func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText reads the name of a phase, so that flags and configuration files can hold one.
@@ -370,7 +370,7 @@ func (p *Phase) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return &ConfigError{"Phase", "it is none of OldOnly, DualReadOld, DualReadNew and NewOnly"}
+	return &ConfigError{"Phase", fmt.Sprintf("unknown phase %q: %s", text, useAPhase)}
 }
 
 func about(n int64) string {

@@ -1177,6 +1177,7 @@ func TestPhaseText(t *testing.T) {
 	var mistake *sessions.ConfigError
 	require.ErrorAs(t, p.UnmarshalText([]byte("newonly")), &mistake)
 	require.Equal(t, "Phase", mistake.Field)
+	require.EqualError(t, mistake, `sessions: Phase: unknown phase "newonly": use OldOnly, DualReadOld, DualReadNew or NewOnly`)
 }
 
 func TestReportRedis(t *testing.T) {
