@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"math/bits"
 	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"handover.example/sessions/internal/tally"
 )
 
 // DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
@@ -403,9 +404,9 @@ type figures struct {
 	adopted, tooLate, resealed, revokedHits, fallbackReads    atomic.Int64
 	tokenOnly, newWriteErrorsIgnored, oldWriteErrorsIgnored   atomic.Int64
 	tombstonesFailed, tombstonesLost, comeBackUntil           atomic.Int64
-	recentCoverage, recentCompared, recentLoads, recentWrites window
-	recentCookies                                             window
-	sessions, onlyInNew                                       sketch
+	recentCoverage, recentCompared, recentLoads, recentWrites tally.Window
+	recentCookies                                             tally.Window
+	sessions, onlyInNew                                       tally.Sketch
 }
 
 func newFigures(told bool) *figures {
@@ -417,7 +418,7 @@ func newFigures(told bool) *figures {
 func (f *figures) report() DualReport {
 	r := DualReport{
 		Since: f.since,
-		Reads: f.reads.Load(), Sessions: f.sessions.count(), OnlyInNew: f.onlyInNew.count(),
+		Reads: f.reads.Load(), Sessions: f.sessions.Count(), OnlyInNew: f.onlyInNew.Count(),
 		Old: f.old.report(), New: f.new.report(),
 		Asked: f.asked.Load(), Found: f.found.Load(),
 		Adopted: f.adopted.Load(), TooLate: f.tooLate.Load(), Resealed: f.resealed.Load(), RevokedHits: f.revokedHits.Load(),
@@ -429,11 +430,11 @@ func (f *figures) report() DualReport {
 	c.Reads, c.Equal, c.Missing, c.Older, c.Newer = f.compared.Load(), f.equal.Load(), f.missing.Load(), f.older.Load(), f.newer.Load()
 	c.Different, c.Expiry, c.Unexplained = f.different.Load(), f.expiry.Load(), f.unexplained.Load()
 	n := &r.Recent
-	n.Asked, n.NotFound = f.recentCoverage.counts()
-	n.Compared, n.Unexplained = f.recentCompared.counts()
-	n.NewLoads, n.LoadErrors = f.recentLoads.counts()
-	n.NewWrites, n.WriteErrors = f.recentWrites.counts()
-	n.Sessions, n.OldCookies = f.recentCookies.counts()
+	n.Asked, n.NotFound = f.recentCoverage.Counts()
+	n.Compared, n.Unexplained = f.recentCompared.Counts()
+	n.NewLoads, n.LoadErrors = f.recentLoads.Counts()
+	n.NewWrites, n.WriteErrors = f.recentWrites.Counts()
+	n.Sessions, n.OldCookies = f.recentCookies.Counts()
 	return r
 }
 
@@ -471,7 +472,7 @@ func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error
 		f.revokedHits.Add(1)
 		return
 	}
-	f.sessions.add(rec.ID)
+	f.sessions.Add(rec.ID)
 	if phase == OldOnly {
 		return
 	}
@@ -483,10 +484,10 @@ func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error
 		f.adopted.Add(1)
 	}
 	if phase == NewOnly {
-		f.recentCookies.add(d.oldIsClient && presented != rec.Token)
+		f.recentCookies.Add(d.oldIsClient && presented != rec.Token)
 	}
 	if phase == NewOnly || s.newVer != 0 && s.oldSeen && s.oldVer == 0 && s.present == "" {
-		f.onlyInNew.add(rec.ID)
+		f.onlyInNew.Add(rec.ID)
 	}
 	if s.newSeen && (phase >= DualReadNew || s.oldVer != 0) {
 		found := s.newVer != 0 && !s.adopted
@@ -494,7 +495,7 @@ func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error
 		if found {
 			f.found.Add(1)
 		}
-		f.recentCoverage.add(!found)
+		f.recentCoverage.Add(!found)
 	}
 }
 
@@ -504,9 +505,9 @@ func (d *DualStore) saved(phase Phase, rec *Record, base int64) {
 		return
 	}
 	f := d.figures.Load()
-	f.sessions.add(rec.ID)
+	f.sessions.Add(rec.ID)
 	if phase == NewOnly {
-		f.onlyInNew.add(rec.ID)
+		f.onlyInNew.Add(rec.ID)
 	}
 }
 
@@ -544,7 +545,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 		explained = time.Now().UnixMicro()-c.old.Version < versionsInDoubt.Microseconds()
 	}
 	f.compared.Add(1)
-	f.recentCompared.add(outcome != "" && !explained)
+	f.recentCompared.Add(outcome != "" && !explained)
 	if outcome == "" {
 		f.equal.Add(1)
 		return
@@ -673,7 +674,7 @@ func (s *countedStore) Load(ctx context.Context, name, token string) (*Record, e
 	failed := noAnswer(ctx, err)
 	s.side(f).loads.add(time.Since(start), failed)
 	if s.isNew {
-		f.recentLoads.add(failed)
+		f.recentLoads.Add(failed)
 	}
 	return rec, err
 }
@@ -704,7 +705,7 @@ func (s *countedStore) wrote(ctx context.Context, start time.Time, err error) {
 	failed := noAnswer(ctx, err)
 	s.side(f).writes.add(time.Since(start), failed)
 	if s.isNew {
-		f.recentWrites.add(failed)
+		f.recentWrites.Add(failed)
 	}
 }
 
@@ -729,126 +730,21 @@ func (s *sideFigures) report() DualSide {
 	return DualSide{
 		Loads: s.loads.calls.Load(), LoadErrors: s.loads.errors.Load(),
 		Writes: s.writes.calls.Load(), WriteErrors: s.writes.errors.Load(),
-		LoadP50: s.loads.quantile(50), LoadP99: s.loads.quantile(99),
-		WriteP50: s.writes.quantile(50), WriteP99: s.writes.quantile(99),
+		LoadP50: s.loads.took.Quantile(50), LoadP99: s.loads.took.Quantile(99),
+		WriteP50: s.writes.took.Quantile(50), WriteP99: s.writes.took.Quantile(99),
 	}
 }
 
-// callFigures are the calls of one kind with their latencies: four buckets for each doubling, up to 18 minutes.
+// callFigures are the calls of one kind with their latencies.
 type callFigures struct {
 	calls, errors atomic.Int64
-	buckets       [4*(maxLatencyBits-2) + 4]atomic.Int64
+	took          tally.Histogram
 }
-
-const maxLatencyBits = 40
 
 func (c *callFigures) add(took time.Duration, failed bool) {
 	c.calls.Add(1)
 	if failed {
 		c.errors.Add(1)
 	}
-	c.buckets[latencyBucket(took)].Add(1)
-}
-
-func latencyBucket(d time.Duration) int {
-	n := uint64(min(max(d, 0), 1<<maxLatencyBits-1))
-	length := bits.Len64(n)
-	if length <= 3 {
-		return int(n)
-	}
-	return 4*(length-2) + int(n>>(length-3)&3)
-}
-
-// bucketLimit is the longest duration in a bucket.
-func bucketLimit(i int) time.Duration {
-	if i < 8 {
-		return time.Duration(i)
-	}
-	return time.Duration(i%4+5)<<(i/4-1) - 1
-}
-
-// quantile gives the latency that this many percent of the calls did not exceed, to two digits.
-func (c *callFigures) quantile(percent int64) time.Duration {
-	var n int64
-	for i := range c.buckets {
-		n += c.buckets[i].Load()
-	}
-	rank := (n*percent + 99) / 100
-	if rank == 0 {
-		return 0
-	}
-	for i := range c.buckets {
-		if rank -= c.buckets[i].Load(); rank <= 0 {
-			d, unit := bucketLimit(i), time.Duration(1)
-			for d >= 100*unit {
-				unit *= 10
-			}
-			return d.Round(unit)
-		}
-	}
-	return bucketLimit(len(c.buckets) - 1)
-}
-
-// window counts the last 10,000 to 20,000 of something, and how many of them were bad: both in one word, so that they
-// stay together.
-type window struct{ current, last atomic.Uint64 }
-
-const windowSize = 10_000
-
-func (w *window) add(bad bool) {
-	one := uint64(1) << 32
-	if bad {
-		one++
-	}
-	if v := w.current.Add(one); v>>32 == windowSize { // one caller sees this
-		w.current.Add(-v)
-		w.last.Store(v)
-	}
-}
-
-func (w *window) counts() (all, bad int64) {
-	a, b := w.current.Load(), w.last.Load()
-	return int64(a>>32 + b>>32), int64(a&math.MaxUint32 + b&math.MaxUint32)
-}
-
-// sketch estimates how many different sessions were met (HyperLogLog, with linear counting while they are few).
-type sketch struct {
-	registers [1 << sketchBits]atomic.Uint32
-}
-
-const sketchBits = 12
-
-func (s *sketch) add(id string) {
-	h := uint64(14695981039346656037) // FNV-1a
-	for i := range len(id) {
-		h = (h ^ uint64(id[i])) * 1099511628211
-	}
-	h = (h ^ h>>33) * 0xff51afd7ed558ccd // FNV alone leaves the upper bits uneven
-	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	h ^= h >> 33
-	rank := uint32(bits.LeadingZeros64(h<<sketchBits|1<<(sketchBits-1))) + 1
-	r := &s.registers[h>>(64-sketchBits)]
-	for {
-		before := r.Load()
-		if rank <= before || r.CompareAndSwap(before, rank) {
-			return
-		}
-	}
-}
-
-func (s *sketch) count() int64 {
-	const m = float64(1 << sketchBits)
-	sum, empty := 0.0, 0.0
-	for i := range s.registers {
-		rank := s.registers[i].Load()
-		sum += math.Ldexp(1, -int(rank))
-		if rank == 0 {
-			empty++
-		}
-	}
-	n := 0.7213 / (1 + 1.079/m) * m * m / sum
-	if n <= 2.5*m && empty > 0 {
-		n = m * math.Log(m/empty)
-	}
-	return int64(math.Round(n))
+	c.took.Add(took)
 }
