@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
@@ -306,4 +307,33 @@ func TestRedisAuditStops(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.Less(t, a.Keys, int64(3000))
 	require.Positive(t, a.Keys)
+}
+
+// What a server says of itself is printed without control characters: it could clear the screen, or write a line that
+// looks like one of ours.
+func TestRedisHealthPrintsSafely(t *testing.T) {
+	const nasty, safely = "7\x1b[2J\u009b31m\u202e\x7f\r\npolicy  ok", `7\u001b[2J\u009b31m\u202e\u007f\u000d\u000apolicy  ok`
+	h := sessions.RedisHealth{
+		Policy: nasty, PolicyVerdict: "wrong", PolicyReason: nasty + " is wrong", Version: nasty, Role: nasty, Warnings: []string{nasty},
+	}
+	report := sessions.DualReport{Redis: &h, Missing: []string{nasty}, GoingBack: nasty, Old: sessions.DualSide{Store: nasty}, New: sessions.DualSide{Store: nasty}}
+	unreachable := sessions.DualReport{RedisError: nasty}
+	audit := sessions.RedisAudit{Prefix: nasty, SessionIDs: []string{nasty}}
+	for text, times := range map[string]int{h.String(): 5, report.String(): 9, unreachable.String(): 1, audit.String(): 1} {
+		for _, r := range text {
+			require.True(t, r == '\n' || unicode.IsPrint(r), "%q in %q", r, text)
+		}
+		require.Equal(t, times, strings.Count(text, safely), text)
+	}
+
+	var rows []string
+	for name, value := range h.Rows() {
+		rows = append(rows, name+": "+value)
+		if name == "" {
+			break
+		}
+	}
+	require.Equal(t, []string{
+		"redis: " + safely + ", " + safely + ", nodes: 0", "memory: 0.0 MB used, no limit", "policy: wrong: " + safely, ": " + safely + " is wrong",
+	}, rows)
 }

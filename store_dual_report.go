@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"handover.example/sessions/internal/tally"
+	"handover.example/sessions/internal/texttable"
 )
 
 // DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
@@ -303,60 +304,59 @@ func needHealth(r *DualReport, missing func(string, ...any)) {
 	}
 }
 
-// String gives the report as a table for a terminal.
+// String returns the report as a table for a terminal.
 func (r DualReport) String() string {
-	t := &table{}
-	t.row("phase", fmt.Sprintf("%v, since %s (%v)", r.Phase, r.Since.Format(time.RFC3339), r.At.Sub(r.Since).Round(time.Second)))
-	t.row("reads", fmt.Sprintf("%d, of %s, %d of them only in the new store", r.Reads, counted(r.Sessions, "session"), r.OnlyInNew))
+	var t texttable.Table
+	t.Row("phase", "%v, since %s (%v)", r.Phase, r.Since.Format(time.RFC3339), r.At.Sub(r.Since).Round(time.Second))
+	t.Row("reads", "%d, of %s, %d of them only in the new store", r.Reads, counted(r.Sessions, "session"), r.OnlyInNew)
 	for _, s := range [...]struct {
 		name string
 		DualSide
 	}{{"old", r.Old}, {"new", r.New}} {
-		t.row(s.name+" store", s.Store)
-		t.row(s.name+" loads", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Loads, s.LoadErrors, s.LoadP50, s.LoadP99))
-		t.row(s.name+" writes", fmt.Sprintf("%d, errors %d, p50 %v, p99 %v", s.Writes, s.WriteErrors, s.WriteP50, s.WriteP99))
+		t.Row(s.name+" store", "%s", s.Store)
+		t.Row(s.name+" loads", "%d, errors %d, p50 %v, p99 %v", s.Loads, s.LoadErrors, s.LoadP50, s.LoadP99)
+		t.Row(s.name+" writes", "%d, errors %d, p50 %v, p99 %v", s.Writes, s.WriteErrors, s.WriteP50, s.WriteP99)
 	}
 	coverage := "new not asked"
 	if r.Asked > 0 {
 		coverage = fmt.Sprintf("%d found of %d asked; lately %s", r.Found, r.Asked, percent(r.Coverage()))
 	}
-	t.row("coverage", coverage)
-	t.row("compared", fmt.Sprintf("%d: equal %d, missing %d, older %d, newer %d, different %d, expiry %d; unexplained %d",
-		r.Compared.Reads, r.Compared.Equal, r.Compared.Missing, r.Compared.Older, r.Compared.Newer, r.Compared.Different, r.Compared.Expiry, r.Compared.Unexplained))
-	t.row("adopted", fmt.Sprintf("%d, too late %d", r.Adopted, r.TooLate))
-	t.row("cookies", fmt.Sprintf("resealed %d, too large for a record %d", r.Resealed, r.TokenOnly))
-	t.row("revoked hits", r.RevokedHits)
-	t.row("fallback reads", r.FallbackReads)
-	t.row("write errors ignored", fmt.Sprintf("old %d, new %d", r.OldWriteErrorsIgnored, r.NewWriteErrorsIgnored))
-	t.row("tombstones failed", fmt.Sprintf("%d, lost %d", r.TombstonesFailed, r.TombstonesLost))
+	t.Row("coverage", "%s", coverage)
+	t.Row("compared", "%d: equal %d, missing %d, older %d, newer %d, different %d, expiry %d; unexplained %d",
+		r.Compared.Reads, r.Compared.Equal, r.Compared.Missing, r.Compared.Older, r.Compared.Newer, r.Compared.Different, r.Compared.Expiry, r.Compared.Unexplained)
+	t.Row("adopted", "%d, too late %d", r.Adopted, r.TooLate)
+	t.Row("cookies", "resealed %d, too large for a record %d", r.Resealed, r.TokenOnly)
+	t.Row("revoked hits", "%d", r.RevokedHits)
+	t.Row("fallback reads", "%d", r.FallbackReads)
+	t.Row("write errors ignored", "old %d, new %d", r.OldWriteErrorsIgnored, r.NewWriteErrorsIgnored)
+	t.Row("tombstones failed", "%d, lost %d", r.TombstonesFailed, r.TombstonesLost)
 	switch {
 	case r.RedisError != "":
-		t.row("redis", "no answer: "+r.RedisError)
+		t.Row("redis", "no answer: %s", r.RedisError)
 	case r.Redis != nil:
 		forecast := "unknown: too few keys"
 		if r.BytesPerSession > 0 {
 			forecast = fmt.Sprintf("%s, at %d bytes a session", megabytes(r.MemoryForecast), r.BytesPerSession)
 		}
-		t.row("memory forecast", forecast)
-		for line := range strings.Lines(r.Redis.String()) { // aligned for itself: its columns are two spaces apart or more
-			name, value, _ := strings.Cut(line, "  ")
-			t.row(name, strings.TrimSpace(value))
+		t.Row("memory forecast", "%s", forecast)
+		for name, value := range r.Redis.Rows() {
+			t.Row(name, "%s", value)
 		}
 	}
 	switch {
 	case r.Phase == NewOnly && r.Safe:
-		t.row("next", "the old store can be taken away, as far as this instance knows")
+		t.Row("next", "the old store can be taken away, as far as this instance knows")
 	case r.Phase == NewOnly:
-		t.row("next", "keep the old store")
+		t.Row("next", "keep the old store")
 	case r.Safe:
-		t.row("next", fmt.Sprintf("%v is safe, as far as this instance knows", r.Next))
+		t.Row("next", "%v is safe, as far as this instance knows", r.Next)
 	default:
-		t.row("next", fmt.Sprintf("%v is not safe yet", r.Next))
+		t.Row("next", "%v is not safe yet", r.Next)
 	}
 	for _, what := range r.Missing {
-		t.row("missing", what)
+		t.Row("missing", "%s", what)
 	}
-	t.row("going back", r.GoingBack)
+	t.Row("going back", "%s", r.GoingBack)
 	return t.String()
 }
 

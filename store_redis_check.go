@@ -4,17 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"handover.example/sessions/internal/redisscript"
+	"handover.example/sessions/internal/texttable"
 )
 
 // RedisHealth is what [RedisStore.Check] found, added up over all masters of a cluster or all shards of a ring. What
@@ -232,25 +233,38 @@ func (h *RedisHealth) judge(policies map[string]bool) {
 	}
 }
 
-// String gives the figures as a small table.
-func (h RedisHealth) String() string {
+// String returns the figures as a small table for a terminal.
+func (h RedisHealth) String() string { return h.table().String() }
+
+// Rows returns the rows of the table that String prints, a name and a value each, to show them in another form. A row
+// that continues the one above has an empty name. What the server says of itself is without control characters.
+func (h RedisHealth) Rows() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, row := range h.table() {
+			if !yield(row[0], row[1]) {
+				return
+			}
+		}
+	}
+}
+
+func (h RedisHealth) table() (t texttable.Table) {
 	limit := "no limit"
 	if h.MaxMemory > 0 {
 		limit = "of " + megabytes(h.MaxMemory)
 	}
-	t := &table{}
-	t.row("redis", fmt.Sprintf("%s, %s, nodes: %d", orUnknown(h.Version), orUnknown(h.Role), h.Nodes))
-	t.row("memory", megabytes(h.UsedMemory)+" used, "+limit)
-	t.row("policy", h.PolicyVerdict+": "+orUnknown(h.Policy))
-	t.row("", h.PolicyReason)
-	t.row("keys", h.Keys)
-	t.row("keys without TTL", h.KeysWithoutTTL)
-	t.row("evicted keys", h.EvictedKeys)
-	t.row("replica reads", yesNo(h.ReplicaReads))
+	t.Row("redis", "%s, %s, nodes: %d", orUnknown(h.Version), orUnknown(h.Role), h.Nodes)
+	t.Row("memory", "%s used, %s", megabytes(h.UsedMemory), limit)
+	t.Row("policy", "%s: %s", h.PolicyVerdict, orUnknown(h.Policy))
+	t.Row("", "%s", h.PolicyReason)
+	t.Row("keys", "%d", h.Keys)
+	t.Row("keys without TTL", "%d", h.KeysWithoutTTL)
+	t.Row("evicted keys", "%d", h.EvictedKeys)
+	t.Row("replica reads", "%s", yesNo(h.ReplicaReads))
 	for _, w := range h.Warnings {
-		t.row("warning", w)
+		t.Row("warning", "%s", w)
 	}
-	return t.String()
+	return t
 }
 
 // RedisAudit is what [RedisStore.Audit] and [RedisStore.Repair] found. Print it, or marshal it to JSON.
@@ -456,38 +470,25 @@ func (a *RedisAudit) add(b *RedisAudit) {
 	a.SessionIDs = append(a.SessionIDs, b.SessionIDs[:min(room, len(b.SessionIDs))]...)
 }
 
-// String gives the figures as a small table.
+// String returns the figures as a small table for a terminal.
 func (a RedisAudit) String() string {
-	t := &table{}
-	t.row("keys under "+strconv.Quote(a.Prefix), a.Keys)
-	t.row("keys without TTL", a.KeysWithoutTTL)
-	t.row("repaired", a.Repaired)
-	t.row("foreign keys", a.Foreign)
+	var t texttable.Table
+	t.Row("keys under "+strconv.Quote(a.Prefix), "%d", a.Keys)
+	t.Row("keys without TTL", "%d", a.KeysWithoutTTL)
+	t.Row("repaired", "%d", a.Repaired)
+	t.Row("foreign keys", "%d", a.Foreign)
 	if a.Skipped > 0 {
-		t.row("skipped", fmt.Sprintf("%d, on their way to another node: run it again", a.Skipped))
+		t.Row("skipped", "%d, on their way to another node: run it again", a.Skipped)
 	}
 	ttls := "none"
 	if a.LongestTTL > 0 {
 		ttls = a.ShortestTTL.String() + " to " + a.LongestTTL.String()
 	}
-	t.row("TTLs", ttls)
+	t.Row("TTLs", "%s", ttls)
 	for _, id := range a.SessionIDs {
-		t.row("without TTL", id)
+		t.Row("without TTL", "%s", id)
 	}
 	return t.String()
-}
-
-// table aligns names and values.
-type table struct{ text strings.Builder }
-
-func (t *table) row(name string, value any) { fmt.Fprintf(&t.text, "%s\t%v\n", name, value) }
-
-func (t *table) String() string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	_, _ = w.Write([]byte(t.text.String()))
-	_ = w.Flush()
-	return b.String()
 }
 
 func orUnknown(s string) string {

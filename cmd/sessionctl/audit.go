@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/texttable"
 )
 
 const auditHelp = `sessionctl audit: does every session key have a TTL?
@@ -109,25 +110,25 @@ func auditProgress(a sessions.RedisAudit, most int64, took time.Duration) string
 }
 
 func printAudit(c *call, a sessions.RedisAudit, fix bool, ttl, took time.Duration) {
-	t := &table{}
-	t.row("prefix", "%q", a.Prefix)
-	t.row("keys", "%s, seen in %s", group(a.Keys), span(took))
-	t.row("without TTL", "%s", group(a.KeysWithoutTTL))
+	var t texttable.Table
+	t.Row("prefix", "%q", a.Prefix)
+	t.Row("keys", "%s, seen in %s", group(a.Keys), span(took))
+	t.Row("without TTL", "%s", group(a.KeysWithoutTTL))
 	if fix {
-		t.row("repaired", "%s, with a TTL of %s", group(a.Repaired), span(ttl))
+		t.Row("repaired", "%s, with a TTL of %s", group(a.Repaired), span(ttl))
 	}
 	if a.LongestTTL > 0 {
 		ttls := span(a.ShortestTTL)
 		if longest := span(a.LongestTTL); longest != ttls {
 			ttls += " to " + longest
 		}
-		t.row("TTLs", "%s", ttls)
+		t.Row("TTLs", "%s", ttls)
 	}
 	if a.Foreign > 0 {
-		t.row("foreign", "%s not named as this library names its own: something else writes under this prefix as well", count(a.Foreign, "key is", "keys are"))
+		t.Row("foreign", "%s not named as this library names its own: something else writes under this prefix as well", count(a.Foreign, "key is", "keys are"))
 	}
 	if a.Skipped > 0 {
-		t.row("skipped", "%s on the way to another node: run it again", count(a.Skipped, "key was", "keys were"))
+		t.Row("skipped", "%s on the way to another node: run it again", count(a.Skipped, "key was", "keys were"))
 	}
 	if !fix || a.Repaired < a.KeysWithoutTTL {
 		for i, id := range a.SessionIDs {
@@ -135,10 +136,10 @@ func printAudit(c *call, a sessions.RedisAudit, fix bool, ttl, took time.Duratio
 			if i == 0 {
 				name = "for example"
 			}
-			t.row(name, "%s", id)
+			t.Row(name, "%s", id)
 		}
 	}
-	fmt.Fprint(c.stdout, t, "\n")
+	fmt.Fprintln(c.stdout, t.Wrapped(lineWidth))
 }
 
 func printAuditVerdict(c *call, a sessions.RedisAudit, fix bool) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/texttable"
 )
 
 const checkHelp = `sessionctl check: is this Redis set up for sessions?
@@ -64,12 +66,11 @@ func check(ctx context.Context, c *call) error {
 }
 
 func printHealth(c *call, h sessions.RedisHealth, wrong int) {
-	t := &table{}
-	for line := range strings.Lines(h.String()) { // its rows, wrapped
-		name, value, _ := strings.Cut(strings.TrimRight(line, "\n"), "  ")
-		t.row(name, "%s", strings.TrimSpace(value))
+	var t texttable.Table
+	for name, value := range h.Rows() {
+		t.Row(name, "%s", value)
 	}
-	fmt.Fprint(c.stdout, t, "\n")
+	fmt.Fprintln(c.stdout, t.Wrapped(lineWidth))
 	switch {
 	case wrong > 0:
 		fmt.Fprintf(c.stdout, "%s to put right before this Redis is trusted with sessions.\n", count(int64(wrong), "thing", "things"))
@@ -80,9 +81,18 @@ func printHealth(c *call, h sessions.RedisHealth, wrong int) {
 	}
 }
 
+// writeJSON writes indented JSON that is safe on a terminal, as the tables are: package json leaves some control
+// characters as they are.
 func writeJSON(c *call, v any) error {
-	e := json.NewEncoder(c.stdout)
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintln(c.stdout, texttable.Printable(strings.TrimSuffix(line, "\n")))
+	}
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/texttable"
 )
 
 // The exit codes, the same for every command.
@@ -113,8 +114,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case !errors.As(err, &p):
 		p = &problem{code: exitWrong, message: err.Error()}
 	}
-	if p.message != "" {
-		fmt.Fprintf(stderr, "sessionctl %s: %s\n", name, p.message)
+	if p.message != "" { // of which a part may be from the server
+		message := strings.ReplaceAll(p.message, "\n", "; ")
+		fmt.Fprintf(stderr, "sessionctl %s: %s\n", name, texttable.Printable(message))
 	}
 	if p.hint != "" {
 		fmt.Fprintln(stderr, wrap(p.hint, "  "))

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/texttable"
 )
 
 const showHelp = `sessionctl show: what is this session?
@@ -53,7 +54,7 @@ type view struct {
 	title string
 	rec   *sessions.Record // nil if there is none that can be read
 	why   string           // why there is none, or it does not count
-	rows  table            // what is known of where it was found
+	rows  texttable.Table  // what is known of where it was found
 	bytes int
 }
 
@@ -185,9 +186,9 @@ func (s *server) load(ctx context.Context, id string) (*view, error) {
 	case err != nil:
 		return nil, s.explain(err)
 	case ms == -1:
-		v.rows.row("TTL", "none: the key stays until somebody deletes it; sessionctl audit -fix gives it one")
+		v.rows.Row("TTL", "none: the key stays until somebody deletes it; sessionctl audit -fix gives it one")
 	case ms >= 0:
-		v.rows.row("TTL", "%s", span(time.Duration(min(ms, 1<<42))*time.Millisecond))
+		v.rows.Row("TTL", "%s", span(time.Duration(min(ms, 1<<42))*time.Millisecond))
 	}
 	return v, nil
 }
@@ -294,11 +295,11 @@ func openCookie(ctx context.Context, secrets []secret, name, sealed string) *vie
 			switch {
 			case not != nil && not.Outcome == sessions.OutcomeMalformed: // no secret was tried
 			case len(secrets) == 1:
-				v.rows.row("sealed by", "%q", s.file)
+				v.rows.Row("sealed by", "%q", s.file)
 			case i == 0:
-				v.rows.row("sealed by", "%q, the first secret", s.file)
+				v.rows.Row("sealed by", "%q, the first secret", s.file)
 			default:
-				v.rows.row("sealed by", "%q, secret %d of %d", s.file, i+1, len(secrets))
+				v.rows.Row("sealed by", "%q, secret %d of %d", s.file, i+1, len(secrets))
 			}
 			return v
 		}
@@ -366,49 +367,50 @@ func compare(cookie, stored *sessions.Record) string {
 }
 
 func (v *view) text(now time.Time, values bool) string {
-	r, t := v.rec, table{}
+	r, t := v.rec, texttable.Table{}
 	if r.Version == 0 { // expired, and of a form that cannot be read any more
-		t.row("  state", "expired")
-		return t.String()
+		t.Row("  state", "expired")
+		return t.Wrapped(lineWidth)
 	}
 	switch {
 	case r.Revoked:
-		t.row("  state", "revoked: a tombstone, so that no old copy comes back")
+		t.Row("  state", "revoked: a tombstone, so that no old copy comes back")
 	case v.alive(now):
-		t.row("  state", "alive")
+		t.Row("  state", "alive")
 	default:
-		t.row("  state", "expired")
+		t.Row("  state", "expired")
 	}
-	t.row("  created", "%s", moment(r.Created, now))
-	t.row("  version", "%d, of %s", r.Version, moment(time.UnixMicro(r.Version), now))
-	t.row("  idle timeout", "%s", span(r.Idle))
-	t.row("  expires", "%s", moment(r.Expires, now))
-	t.row("  deadline", "%s", moment(r.Deadline, now))
+	t.Row("  created", "%s", moment(r.Created, now))
+	t.Row("  version", "%d, of %s", r.Version, moment(time.UnixMicro(r.Version), now))
+	t.Row("  idle timeout", "%s", span(r.Idle))
+	t.Row("  expires", "%s", moment(r.Expires, now))
+	t.Row("  deadline", "%s", moment(r.Deadline, now))
 	for _, row := range v.rows {
-		t.row("  "+row[0], "%s", row[1])
+		t.Row("  "+row[0], "%s", row[1])
 	}
 	if !r.Revoked {
-		t.row("  flags", "%s", flagNames(r))
+		t.Row("  flags", "%s", flagNames(r))
 	}
-	t.row("  size", "%s", count(int64(v.bytes), "byte", "bytes"))
+	t.Row("  size", "%s", count(int64(v.bytes), "byte", "bytes"))
 	n := int64(0)
-	list, width := table{}, 0
+	var list [][2]string
+	width := 0
 	for key, value := range r.Values() {
 		n++
 		text := count(int64(len(value)), "byte", "bytes")
 		if values {
-			text = printable(string(value))
+			text = texttable.Printable(string(value))
 		}
-		key = "    " + printable(key)
+		key = "    " + texttable.Printable(key)
 		width = max(width, utf8.RuneCountInString(key))
 		list = append(list, [2]string{key, text})
 	}
 	if n == 0 {
-		t.row("  values", "none")
-		return t.String()
+		t.Row("  values", "none")
+		return t.Wrapped(lineWidth)
 	}
-	t.row("  values", "%s", group(n))
-	text := t.String()
+	t.Row("  values", "%s", group(n))
+	text := t.Wrapped(lineWidth)
 	for _, l := range list { // not wrapped: a value is one line, to be copied
 		text += l[0] + strings.Repeat(" ", width-utf8.RuneCountInString(l[0])+2) + l[1] + "\n"
 	}

@@ -5,57 +5,15 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"handover.example/sessions/internal/texttable"
 )
 
 const lineWidth = 100
 
-// table is two columns; long texts in the second one are wrapped.
-type table [][2]string
-
-func (t *table) row(name, format string, args ...any) {
-	*t = append(*t, [2]string{name, fmt.Sprintf(format, args...)})
-}
-
-func (t table) String() string {
-	width := 0
-	for _, r := range t {
-		width = max(width, utf8.RuneCountInString(r[0]))
-	}
-	var b strings.Builder
-	for _, r := range t {
-		left := r[0] + strings.Repeat(" ", width-utf8.RuneCountInString(r[0])) + "  "
-		b.WriteString(left)
-		b.WriteString(strings.TrimLeft(wrap(r[1], strings.Repeat(" ", width+2)), " "))
-		b.WriteByte('\n')
-	}
-	return b.String()
-}
-
-// wrap breaks a text into lines that begin with the indent. A word is never broken.
-func wrap(text, indent string) string {
-	var b strings.Builder
-	b.WriteString(indent)
-	column := len(indent)
-	for i, word := range strings.Split(text, " ") {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case i == 0:
-		case column+1+n > lineWidth:
-			b.WriteString("\n" + indent)
-			column = len(indent)
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	return b.String()
-}
+// wrap breaks a text into lines that begin with the indent.
+func wrap(text, indent string) string { return texttable.Wrap(text, indent, lineWidth) }
 
 // group writes a number with commas: 200,000.
 func group(n int64) string {
@@ -108,27 +66,7 @@ func moment(t, now time.Time) string {
 	}
 }
 
-// printable makes a text safe for a terminal: what is stored in a session may come from anywhere. JSON stays JSON.
-func printable(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) < 0 {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		switch {
-		case r != utf8.RuneError && unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r < 0x10000:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			r -= 0x10000
-			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
-		}
-	}
-	return b.String()
-}
-
-// isTerminal says whether a person sits at the other end.
+// isTerminal reports whether a person sits at the other end.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {
