@@ -16,7 +16,8 @@ import (
 )
 
 // DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
-// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON.
+// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON, from
+// which it can be unmarshaled again.
 type DualReport struct {
 	Phase Phase     `json:"phase"`
 	Since time.Time `json:"since"` // the figures are from here
@@ -114,22 +115,42 @@ type DualSide struct {
 	WriteP50, WriteP99 time.Duration
 }
 
+// dualSideJSON is a DualSide in JSON.
+type dualSideJSON struct {
+	Store       string       `json:"store"`
+	Loads       int64        `json:"loads"`
+	LoadErrors  int64        `json:"load_errors"`
+	LoadP50     jsonDuration `json:"load_p50"`
+	LoadP99     jsonDuration `json:"load_p99"`
+	Writes      int64        `json:"writes"`
+	WriteErrors int64        `json:"write_errors"`
+	WriteP50    jsonDuration `json:"write_p50"`
+	WriteP99    jsonDuration `json:"write_p99"`
+}
+
+func (s DualSide) json() dualSideJSON {
+	return dualSideJSON{
+		s.Store,
+		s.Loads, s.LoadErrors, jsonDuration(s.LoadP50), jsonDuration(s.LoadP99),
+		s.Writes, s.WriteErrors, jsonDuration(s.WriteP50), jsonDuration(s.WriteP99),
+	}
+}
+
 // MarshalJSON writes the durations as "1.5ms".
-func (s DualSide) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Store       string `json:"store"`
-		Loads       int64  `json:"loads"`
-		LoadErrors  int64  `json:"load_errors"`
-		LoadP50     string `json:"load_p50"`
-		LoadP99     string `json:"load_p99"`
-		Writes      int64  `json:"writes"`
-		WriteErrors int64  `json:"write_errors"`
-		WriteP50    string `json:"write_p50"`
-		WriteP99    string `json:"write_p99"`
-	}{
-		s.Store, s.Loads, s.LoadErrors, s.LoadP50.String(), s.LoadP99.String(),
-		s.Writes, s.WriteErrors, s.WriteP50.String(), s.WriteP99.String(),
-	})
+func (s DualSide) MarshalJSON() ([]byte, error) { return json.Marshal(s.json()) }
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (s *DualSide) UnmarshalJSON(text []byte) error {
+	j := s.json() // what is not in the text stays
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*s = DualSide{
+		Store: j.Store,
+		Loads: j.Loads, LoadErrors: j.LoadErrors, LoadP50: time.Duration(j.LoadP50), LoadP99: time.Duration(j.LoadP99),
+		Writes: j.Writes, WriteErrors: j.WriteErrors, WriteP50: time.Duration(j.WriteP50), WriteP99: time.Duration(j.WriteP99),
+	}
+	return nil
 }
 
 // Coverage is the share of the recent reads for which the new store had the session; 0 if it was never asked.
@@ -160,7 +181,7 @@ func (d *DualStore) Report() DualReport {
 	phase, f := d.Phase(), d.figures.Load()
 	d.phaseMu.Unlock()
 	r := f.report()
-	r.Phase, r.At = phase, time.Now().UTC()
+	r.Phase, r.At = phase, time.Now().UTC().Round(0)
 	r.Old.Store, r.New.Store = storeName(uncounted(d.old)), storeName(uncounted(d.new))
 	if c, ok := uncounted(d.new).(interface {
 		Check(context.Context) (RedisHealth, error)
@@ -417,7 +438,7 @@ func newFigures(told bool) *figures {
 
 func (f *figures) report() DualReport {
 	r := DualReport{
-		Since: f.since,
+		Since: f.since.Round(0), // without the monotonic clock, which JSON cannot keep
 		Reads: f.reads.Load(), Sessions: f.sessions.Count(), OnlyInNew: f.onlyInNew.Count(),
 		Old: f.old.report(), New: f.new.report(),
 		Asked: f.asked.Load(), Found: f.found.Load(),

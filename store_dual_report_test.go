@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1233,4 +1234,145 @@ func TestReportRedis(t *testing.T) {
 	r = real.Report()
 	require.EqualValues(t, 1, r.New.LoadErrors)
 	require.EqualValues(t, 1000, r.Compared.Reads, "no answer is no mismatch")
+}
+
+// What is marshaled can be read again, by a program that asks all instances.
+func TestFiguresJSON(t *testing.T) {
+	for _, v := range []any{&sessions.DualReport{}, &sessions.DualSide{}, &sessions.RedisHealth{}, &sessions.RedisAudit{}} {
+		t.Run(fmt.Sprintf("%T", v), func(t *testing.T) {
+			n := int64(0)
+			fillFields(t, reflect.ValueOf(v).Elem(), &n)
+			requireNoZero(t, reflect.ValueOf(v).Elem(), "")
+			text, err := json.Marshal(v)
+			require.NoError(t, err)
+			back := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+			require.NoError(t, json.Unmarshal(text, back))
+			require.Equal(t, v, back)
+			require.NotContains(t, string(text), "_ns")
+
+			again := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+			require.NoError(t, json.Unmarshal([]byte("{}"), again))
+			require.Zero(t, reflect.ValueOf(again).Elem().Interface())
+			require.NoError(t, json.Unmarshal([]byte("{}"), back))
+			require.Equal(t, v, back, "what is not in the text stays")
+			require.NoError(t, json.Unmarshal([]byte("null"), back))
+			require.Equal(t, v, back)
+		})
+	}
+}
+
+// fillFields gives each field a value of its own.
+func fillFields(t *testing.T, v reflect.Value, n *int64) {
+	t.Helper()
+	*n += 3
+	switch x := v.Addr().Interface().(type) {
+	case *time.Time:
+		*x = time.Date(2026, 7, 8, 9, 10, 11, int(*n), time.UTC)
+		return
+	case *time.Duration:
+		*x = time.Duration(*n)*time.Hour + 1_234_567
+		return
+	case *sessions.Phase:
+		*x = sessions.OldOnly + 1 + sessions.Phase(*n%3)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fillFields(t, v.Field(i), n)
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fillFields(t, v.Elem(), n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fillFields(t, v.Index(0), n)
+		fillFields(t, v.Index(1), n)
+	case reflect.String:
+		v.SetString(fmt.Sprintf("text <%d> \x1b \u00e9", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(*n)
+	default:
+		t.Fatalf("%v: say here what a %v is filled with", v.Type(), v.Kind())
+	}
+}
+
+func requireNoZero(t *testing.T, v reflect.Value, path string) {
+	t.Helper()
+	require.False(t, v.IsZero(), "%s is not tested", path)
+	switch {
+	case v.Type() == reflect.TypeFor[time.Time]():
+	case v.Kind() == reflect.Pointer:
+		requireNoZero(t, v.Elem(), path)
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			requireNoZero(t, v.Field(i), path+"."+v.Type().Field(i).Name)
+		}
+	}
+}
+
+func TestFiguresJSON_RealReport(t *testing.T) {
+	m := newMigration(t, sessions.DualReadOld)
+	m.traffic(10)
+	r := m.Report()
+	require.NotNil(t, r.Redis)
+	require.Positive(t, r.Old.LoadP99)
+	text, err := json.Marshal(r)
+	require.NoError(t, err)
+	var back sessions.DualReport
+	require.NoError(t, json.Unmarshal(text, &back))
+	require.Equal(t, r, back)
+	require.Equal(t, r.String(), back.String())
+}
+
+func TestFiguresJSON_Durations(t *testing.T) {
+	for _, d := range []time.Duration{
+		0, 1, 999, 1500, 1_000_001, 1_234_567, 999_999_999, 14 * 24 * time.Hour, time.Hour + 1, math.MaxInt64, math.MinInt64,
+	} {
+		for _, v := range []any{&sessions.DualSide{LoadP50: d, LoadP99: d, WriteP50: d, WriteP99: d}, &sessions.RedisAudit{ShortestTTL: d, LongestTTL: d}} {
+			text, err := json.Marshal(v)
+			require.NoError(t, err)
+			require.Contains(t, string(text), `"`+d.String()+`"`)
+			back := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+			require.NoError(t, json.Unmarshal(text, back))
+			require.Equal(t, v, back)
+		}
+	}
+}
+
+func TestFiguresJSON_BadInput(t *testing.T) {
+	for _, c := range []struct {
+		into any
+		text string
+		says string // where the words are ours
+	}{
+		{&sessions.DualSide{Loads: 7}, `{"load_p50":"fast"}`, `sessions: "fast" is not a duration such as "1.5ms"`},
+		{&sessions.DualSide{Loads: 7}, `{"loads":8,"write_p99":"5"}`, `"5" is not a duration`},
+		{&sessions.DualSide{Loads: 7}, `{"load_p99":1500}`, ""},
+		{&sessions.DualSide{Loads: 7}, `{"loads":"8"}`, ""},
+		{&sessions.DualSide{Loads: 7}, `[]`, ""},
+		{&sessions.DualReport{Reads: 7}, `{"old":{"load_p50":""}}`, `"" is not a duration`},
+		{&sessions.DualReport{Reads: 7}, `{"phase":"newonly"}`, "use OldOnly, DualReadOld, DualReadNew or NewOnly"},
+		{&sessions.DualReport{Reads: 7}, `{"next_phase":3}`, ""},
+		{&sessions.DualReport{Reads: 7}, `{"since":"yesterday"}`, ""},
+		{&sessions.DualReport{Reads: 7}, `{"redis":{"keys":"many"}}`, ""},
+		{&sessions.RedisHealth{Keys: 7}, `{"warnings":"one"}`, ""},
+		{&sessions.RedisAudit{Keys: 7}, `{"shortest_ttl":"1 hour"}`, `"1 hour" is not a duration`},
+		{&sessions.RedisAudit{Keys: 7}, `{"longest_ttl":"9999999h"}`, "is not a duration"},
+		{&sessions.RedisAudit{Keys: 7}, `{"keys":8,"longest_ttl":3600}`, ""},
+		{&sessions.RedisAudit{Keys: 7}, `{"keys":8.5}`, ""},
+		{&sessions.RedisAudit{Keys: 7}, `"{}"`, ""},
+	} {
+		err := json.Unmarshal([]byte(c.text), c.into)
+		require.Error(t, err, c.text)
+		require.ErrorContains(t, err, c.says)
+		switch v := c.into.(type) {
+		case *sessions.DualSide:
+			require.Equal(t, sessions.DualSide{Loads: 7}, *v, c.text)
+		case *sessions.RedisAudit:
+			require.Equal(t, sessions.RedisAudit{Keys: 7}, *v, c.text)
+		}
+	}
 }

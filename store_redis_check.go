@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -282,12 +283,41 @@ type RedisAudit struct {
 	Foreign int64 `json:"foreign"`
 	// Skipped counts the keys that were on their way to another node of the cluster. Run it again for those.
 	Skipped int64 `json:"skipped"`
-	// ShortestTTL and LongestTTL are those among the keys that have one; zero if there is none.
-	ShortestTTL time.Duration `json:"shortest_ttl_ns"`
-	LongestTTL  time.Duration `json:"longest_ttl_ns"`
+	// ShortestTTL and LongestTTL are those among the keys that have one; zero if there is none. In JSON they are texts,
+	// such as "1h30m0s".
+	ShortestTTL time.Duration `json:"shortest_ttl"`
+	LongestTTL  time.Duration `json:"longest_ttl"`
 	// SessionIDs are the IDs of up to ten sessions without a TTL. Names that are not ours are not shown: with other
 	// libraries the name of the key is the secret.
 	SessionIDs []string `json:"session_ids_without_ttl,omitempty"`
+}
+
+// redisAuditJSON is a RedisAudit in JSON: its own durations hide those of the RedisAudit.
+type redisAuditJSON struct {
+	*plainRedisAudit
+	ShortestTTL jsonDuration `json:"shortest_ttl"`
+	LongestTTL  jsonDuration `json:"longest_ttl"`
+}
+
+type plainRedisAudit RedisAudit // without its methods
+
+func (a *RedisAudit) json() redisAuditJSON {
+	return redisAuditJSON{(*plainRedisAudit)(a), jsonDuration(a.ShortestTTL), jsonDuration(a.LongestTTL)}
+}
+
+// MarshalJSON writes the durations as "1h30m0s".
+func (a RedisAudit) MarshalJSON() ([]byte, error) { return json.Marshal(a.json()) }
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (a *RedisAudit) UnmarshalJSON(text []byte) error {
+	read := *a
+	j := read.json()
+	if err := json.Unmarshal(text, &j); err != nil {
+		return err
+	}
+	*a = read
+	a.ShortestTTL, a.LongestTTL = time.Duration(j.ShortestTTL), time.Duration(j.LongestTTL)
+	return nil
 }
 
 const (
@@ -489,6 +519,20 @@ func (a RedisAudit) String() string {
 		t.Row("without TTL", "%s", id)
 	}
 	return t.String()
+}
+
+// jsonDuration is a duration that is a text in JSON, such as "1.5ms": people read it, and no unit is in doubt.
+type jsonDuration time.Duration
+
+func (d jsonDuration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+func (d *jsonDuration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("sessions: %q is not a duration such as \"1.5ms\"", text)
+	}
+	*d = jsonDuration(v)
+	return nil
 }
 
 func orUnknown(s string) string {
