@@ -20,7 +20,7 @@ type Event struct {
 	SessionID string
 	// Store names the kind of store that was asked: "cookie", "redis", ...; empty if none was.
 	Store string
-	// Detail says in plain words what was seen and, where a person can mend it, what to change.
+	// Detail says in plain words what was seen and, where a person can fix it, what to change.
 	Detail string
 	// Duration is the time that the store took; zero if it was not asked.
 	Duration time.Duration
@@ -38,7 +38,7 @@ const (
 	EventTouch    EventKind = "touch"    // the idle timeout slid
 	EventDestroy  EventKind = "destroy"  // a session was destroyed
 	EventRenew    EventKind = "renew"    // a session got a new token
-	EventReject   EventKind = "reject"   // a presented token was refused; the outcome says why
+	EventReject   EventKind = "reject"   // a presented token, or a value in its session, was refused; the outcome says why
 	EventConflict EventKind = "conflict" // a parallel request wrote first; the changes were merged and tried again
 	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that a browser may drop
 	EventCache    EventKind = "cache"    // a response that sets the cookie had asked to be cached
@@ -58,7 +58,7 @@ const (
 	OutcomeExpired     Outcome = "expired"     // idle or absolute timeout
 	OutcomeMalformed   Outcome = "malformed"   // not the shape of our tokens; the store was not asked
 	OutcomeTampered    Outcome = "tampered"    // the seal does not fit: changed, another secret, or another cookie name
-	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but not a record that this version reads
+	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but not a record that this version reads; or a value that does not fit its type
 	OutcomeRevoked     Outcome = "revoked"     // destroyed or renewed
 	OutcomeError       Outcome = "error"       // the store could not answer
 
@@ -162,7 +162,7 @@ func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
 	}
 }
 
-// logLine gives the log line of an event: empty where there is nothing that a person would act on.
+// logLine returns the log line of an event, or an empty one if nobody would act on it.
 func (e Event) logLine() (slog.Level, string) {
 	switch e.Outcome {
 	case OutcomeError:
@@ -181,7 +181,7 @@ func (e Event) logLine() (slog.Level, string) {
 	case OutcomeTampered:
 		return slog.LevelWarn, "sessions: the client's cookie was not sealed by these secrets under this name"
 	case OutcomeUndecodable:
-		return slog.LevelWarn, "sessions: the client's session cannot be read"
+		return slog.LevelWarn, "sessions: the client's session, or a value in it, cannot be read"
 	case OutcomeGone:
 		return slog.LevelWarn, "sessions: a change was refused: a parallel request destroyed or renewed the session"
 	case OutcomeTooLarge:

@@ -16,7 +16,8 @@ func NewKey[T any](name string) Key[T] { return Key[T]{name} }
 // Name returns the name of the key.
 func (k Key[T]) Name() string { return k.name }
 
-// Get returns the value, and whether there is one that fits T.
+// Get returns the value, and reports whether there is one that fits T. One that does not fit, as after a deploy that
+// changed T, is an event of a [Manager]: [EventReject] with [OutcomeUndecodable].
 func (k Key[T]) Get(s Session) (T, bool) {
 	var v T
 	if ok, err := s.Get(k.name, &v); !ok || err != nil {

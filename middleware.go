@@ -406,6 +406,11 @@ func (st *state) warnLate(what string) {
 	st.m.emit(st.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: st.m.storeName, Detail: what})
 }
 
+func (st *state) warnMisfit(id string, into reflect.Type) {
+	st.m.emit(st.Context, Event{Kind: EventReject, Outcome: OutcomeUndecodable, SessionID: id, Store: st.m.storeName,
+		Detail: fmt.Sprintf("a value does not fit %v: its type has changed since it was set, or another program sets it; read the old form as well, or use a key of another name", into)})
+}
+
 // load tries the client's cookies in order. It returns nil without an error if none of them stands for a session.
 func (st *state) load(ctx context.Context) (*Record, error) {
 	m := st.m

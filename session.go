@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -32,14 +33,15 @@ type Session interface {
 	ExpiresAt() time.Time
 
 	// Get decodes the value of key into the pointer, and reports whether there is one. The error is that of a value
-	// which does not fit the pointer.
+	// which does not fit the pointer; a [Manager] also reports it, once per request and type, as an event.
 	Get(key string, into any) (bool, error)
 	// Set encodes the value now. The error is that of a value which cannot be encoded, or of a key that is not UTF-8.
 	// Setting what is there already changes nothing.
 	Set(key string, value any) error
 	// Update replaces the value of key by what fn makes of it; old is nil if there is none. Where the store is on the
 	// server, fn runs again on the fresh value if a parallel request has changed it meanwhile, so that nothing is lost:
-	// fn must have no other effect. An error from fn leaves the value as it is, and is returned.
+	// fn must have no other effect. An error from fn leaves the value as it is, and is returned. An fn that sets its own
+	// key fails.
 	Update(key string, fn func(old json.RawMessage) (any, error)) error
 	// Delete removes the key. The session stays, also when it is empty.
 	Delete(key string)
@@ -48,7 +50,7 @@ type Session interface {
 	// Keys returns the keys that there are when the loop begins, in no particular order.
 	Keys() iter.Seq[string]
 
-	// SetLifetime gives this session an idle timeout of its own, in place of Config.IdleTimeout, and says whether its
+	// SetLifetime gives this session an idle timeout of its own, in place of Config.IdleTimeout, and sets whether its
 	// cookie outlives the browser. It is kept with the session, and never goes past the absolute timeout. An idle of
 	// zero is Config.IdleTimeout; a negative one, or less than a millisecond, ends the session with this request.
 	SetLifetime(idle time.Duration, persistent bool)
@@ -79,14 +81,18 @@ type session struct {
 	gen    uint64    // counts the changes
 
 	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
+
+	misfits map[reflect.Type]bool // the types that a value did not fit; each is reported once
 }
 
 // response is the response that the changes of a session go with.
 type response interface {
-	// begun says whether it is too late to tell the client anything.
+	// begun reports whether it is too late to tell the client anything.
 	begun() bool
 	// warnLate reports a change that can no longer be made; what says which.
 	warnLate(what string)
+	// warnMisfit reports a value of the session with this ID that cannot be decoded into a type.
+	warnMisfit(id string, into reflect.Type)
 }
 
 // limits are the timeouts that the manager gives to its sessions.
@@ -191,10 +197,30 @@ func (s *session) Get(key string, into any) (bool, error) {
 		return false, nil
 	}
 	if json.Unmarshal([]byte(raw), into) != nil {
+		s.misfit(into)
 		// What encoding/json says may quote the value.
 		return true, fmt.Errorf("sessions: a value cannot be decoded into %T", into)
 	}
 	return true, nil
+}
+
+// misfit reports, once per type, that a value could not be decoded. [Key.Get] returns no error: without the report a
+// login that no longer fits its type would vanish without a trace.
+func (s *session) misfit(into any) {
+	t := reflect.TypeOf(into)
+	if t != nil && t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	s.mu.Lock()
+	id, told := s.rec.ID, s.misfits[t]
+	if s.misfits == nil {
+		s.misfits = map[reflect.Type]bool{}
+	}
+	s.misfits[t] = true
+	s.mu.Unlock()
+	if !told {
+		s.response.warnMisfit(id, t)
+	}
 }
 
 func (s *session) Set(key string, value any) error {
@@ -209,8 +235,14 @@ func (s *session) Set(key string, value any) error {
 	return nil
 }
 
+// maxUpdateRounds bounds how often Update runs its function, so that one which sets its own key ends.
+const maxUpdateRounds = 1000
+
+var errUpdate = fmt.Errorf("sessions: Update: the value has changed %d times while the function ran: "+
+	"let the function return the new value, and not set its own key", maxUpdateRounds)
+
 func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) error {
-	for {
+	for range maxUpdateRounds {
 		s.mu.Lock()
 		old, ok := s.rec.raw(key)
 		s.mu.Unlock()
@@ -226,6 +258,7 @@ func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) 
 		}
 		s.mu.Unlock()
 	}
+	return errUpdate
 }
 
 func (s *session) Delete(key string) {
@@ -363,7 +396,7 @@ var errKey = errors.New("sessions: a key must be valid UTF-8")
 // one of them would make the whole session unreadable.
 const maxNesting = 10000 - 2
 
-// encode gives the JSON text of a value. Its errors name the type, and not the value.
+// encode returns the JSON text of a value. Its errors name the type, and not the value.
 func encode(key string, value any) (string, error) {
 	if !utf8.ValidString(key) {
 		return "", errKey

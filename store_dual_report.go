@@ -16,17 +16,17 @@ import (
 )
 
 // DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
-// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON, from
-// which it can be unmarshaled again.
+// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON,
+// from which it can be unmarshaled again.
 type DualReport struct {
 	Phase Phase     `json:"phase"`
 	Since time.Time `json:"since"` // the figures are from here
 	At    time.Time `json:"at"`    // to here
 
-	// Reads counts the loads. Sessions is how many different sessions were met, and OnlyInNew how many of them only the
-	// new store had, and the client was not given a copy for the old one: those are lost by going back to OldOnly. Both
-	// are estimates, good to some 2 percent, and never forget: in a long phase many of them have ended, and one that was
-	// renewed is two.
+	// Reads counts the loads. Sessions is the number of different sessions seen, and OnlyInNew the number of those that
+	// only the new store had, without a copy for the old one in the client's cookie: going back to OldOnly loses them.
+	// Both are estimates, to about 2 percent, and both are cumulative: ended sessions stay counted, and a renewed session
+	// counts twice.
 	Reads     int64 `json:"reads"`
 	Sessions  int64 `json:"sessions"`
 	OnlyInNew int64 `json:"only_in_new"`
@@ -68,7 +68,8 @@ type DualReport struct {
 	TombstonesFailed int64 `json:"tombstones_failed"`
 	TombstonesLost   int64 `json:"tombstones_lost"`
 
-	// Recent is what the verdict goes by: the last 10,000 to 20,000 of each, so that what was mended is forgotten.
+	// Recent counts the last 10,000 to 20,000 operations of each kind. The verdict uses only these, so that fixed problems
+	// age out.
 	Recent struct {
 		Asked       int64 `json:"asked"` // the coverage
 		NotFound    int64 `json:"not_found"`
@@ -82,8 +83,8 @@ type DualReport struct {
 		OldCookies  int64 `json:"old_cookies"` // of those, with a cookie that only the old store opens
 	} `json:"recent"`
 
-	// Redis is how the new store is, if it is a [RedisStore] or has a Check method like it. RedisError says why it could
-	// not be asked.
+	// Redis is what Check found, if the new store is a [RedisStore] or has a Check method like it. RedisError says why
+	// Check failed.
 	Redis      *RedisHealth `json:"redis,omitempty"`
 	RedisError string       `json:"redis_error,omitempty"`
 
@@ -101,7 +102,7 @@ type DualReport struct {
 	GoingBack string   `json:"going_back"`
 }
 
-// DualSide is how one of the two stores has done.
+// DualSide counts the calls of one of the two stores.
 type DualSide struct {
 	Store string // the kind: "cookie", "redis", ...
 
@@ -110,7 +111,7 @@ type DualSide struct {
 	Loads, LoadErrors   int64
 	Writes, WriteErrors int64
 
-	// The latencies are upper bounds, at most a quarter too high.
+	// The latencies are upper bounds, at most a quarter too high, rounded to two digits.
 	LoadP50, LoadP99   time.Duration
 	WriteP50, WriteP99 time.Duration
 }
@@ -173,9 +174,9 @@ const (
 	versionsInDoubt = 5 * time.Second
 )
 
-// Report gives the figures since the program started or the phase changed, and the verdict. It asks a Redis how it is,
-// which takes one INFO and at most two seconds, and never fails: what is wrong is in the report. It holds no token and no
-// value.
+// Report returns the figures since the program started or the phase changed, and the verdict. It checks a Redis, with
+// one INFO command and for at most two seconds, and never fails: what is wrong is in the report. A report holds no
+// token and no value.
 func (d *DualStore) Report() DualReport {
 	d.phaseMu.Lock()
 	phase, f := d.Phase(), d.figures.Load()
@@ -208,7 +209,7 @@ func (r *DualReport) forecast() {
 	r.MemoryForecast = r.BytesPerSession * r.Sessions
 }
 
-// judge gives the verdict.
+// judge adds the verdict.
 func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	r.Missing = []string{}
 	missing := func(format string, args ...any) { r.Missing = append(r.Missing, fmt.Sprintf(format, args...)) }
@@ -300,7 +301,7 @@ func needAnswers(r *DualReport, missing func(string, ...any)) {
 
 func needHealth(r *DualReport, missing func(string, ...any)) {
 	if r.RedisError != "" {
-		missing("the new store does not say how it is: %s", r.RedisError)
+		missing("cannot check the new store: %s", r.RedisError)
 	}
 	h := r.Redis
 	if h == nil {
@@ -310,7 +311,7 @@ func needHealth(r *DualReport, missing func(string, ...any)) {
 		missing("maxmemory-policy is wrong: %s", h.PolicyReason)
 	}
 	if h.KeysWithoutTTL > 0 {
-		missing("%d keys in the new store have no TTL: see with Audit whose they are, and give them one with Repair", h.KeysWithoutTTL)
+		missing("%d keys in the new store have no TTL: find them with Audit, and set one with Repair", h.KeysWithoutTTL)
 	}
 	if h.ReplicaReads {
 		missing("reads may be answered by a replica, which may not have a logout yet: connect to the master, and leave ReadOnly, RouteByLatency and RouteRandomly unset")
@@ -357,7 +358,7 @@ func (r DualReport) String() string {
 	case r.Redis != nil:
 		forecast := "unknown: too few keys"
 		if r.BytesPerSession > 0 {
-			forecast = fmt.Sprintf("%s, at %d bytes a session", megabytes(r.MemoryForecast), r.BytesPerSession)
+			forecast = fmt.Sprintf("%s, at %d bytes per session", megabytes(r.MemoryForecast), r.BytesPerSession)
 		}
 		t.Row("memory forecast", "%s", forecast)
 		for name, value := range r.Redis.Rows() {
@@ -410,7 +411,7 @@ func counted(n int64, what string) string {
 }
 
 // percent never rounds up to what is not reached.
-func percent(share float64) string { return fmt.Sprintf("%.2f %%", math.Floor(share*1e4)/100) }
+func percent(share float64) string { return fmt.Sprintf("%.2f%%", math.Floor(share*1e4)/100) }
 
 // figures are counted on the path of a request: atomics, no locks, no allocations.
 type figures struct {
@@ -459,7 +460,7 @@ func (f *figures) report() DualReport {
 	return r
 }
 
-// setPhase puts a phase in force. The figures begin anew if it is another one.
+// setPhase changes the phase, and resets the figures if it is another one.
 func (d *DualStore) setPhase(p Phase) {
 	d.phaseMu.Lock()
 	defer d.phaseMu.Unlock()
@@ -470,7 +471,7 @@ func (d *DualStore) setPhase(p Phase) {
 	d.phase.Store(int32(p))
 }
 
-// tellPhase has an event say, once, that the phase has changed.
+// tellPhase emits one event per change of the phase.
 func (d *DualStore) tellPhase(ctx context.Context, phase Phase) {
 	f := d.figures.Load()
 	if f.told.Load() || managerOf(ctx) == nil || !f.told.CompareAndSwap(false, true) {
@@ -479,7 +480,7 @@ func (d *DualStore) tellPhase(ctx context.Context, phase Phase) {
 	emitFrom(ctx, Event{Kind: EventPhase, Outcome: OutcomeChanged, Detail: "to " + phase.String()})
 }
 
-// loaded counts what a Load has come to.
+// loaded counts the result of a Load.
 func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error) {
 	f := d.figures.Load()
 	f.reads.Add(1)
@@ -601,7 +602,7 @@ func (f *figures) countMismatch(o Outcome) {
 	}
 }
 
-// compare says how the new copy differs from the old one: not at all is empty.
+// compare returns how the new copy differs from the old one: the outcome is empty if it does not.
 func (f *figures) compare(old, new *Record) (o Outcome, detail string, explained bool) {
 	before := old.Version < f.since.UnixMicro() // versions follow the clock: written before this phase, maybe by OldOnly
 	switch {
@@ -670,7 +671,7 @@ func uncounted(s Store) Store {
 	return s
 }
 
-// MaxTTL passes on the limit of the store.
+// MaxTTL returns the limit of the store.
 func (s *countedStore) MaxTTL() time.Duration {
 	if m, ok := s.Store.(interface{ MaxTTL() time.Duration }); ok {
 		return m.MaxTTL()
@@ -738,7 +739,7 @@ func missedAs(err error, o Outcome) bool {
 	return errors.As(err, &miss) && miss.Outcome == o
 }
 
-// noAnswer says whether a store failed. A client that hung up is no failure of the store.
+// noAnswer reports whether a store failed. A client that hung up is no failure of the store.
 func noAnswer(ctx context.Context, err error) bool {
 	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrGone) &&
 		!errors.Is(err, ErrTooLarge) && !errors.Is(ctx.Err(), context.Canceled)

@@ -528,7 +528,7 @@ func TestReportForgets(t *testing.T) {
 		r := d.Report()
 		require.InDelta(t, 0.99, r.Coverage(), 1e-9)
 		require.EqualValues(t, 100, r.Recent.Unexplained)
-		require.Contains(t, r.String(), "9900 found of 10000 asked; lately 99.00 %")
+		require.Contains(t, r.String(), "9900 found of 10000 asked; lately 99.00%")
 		require.False(t, r.Safe)
 		d.loads(both.Token, 9999)
 		require.EqualValues(t, 19999, d.Report().Recent.Asked)
@@ -847,8 +847,8 @@ func TestP15_ReportVerdict(t *testing.T) {
 			_, err := m.Load(ctx, "session", put(m.t, m.old, rec))
 			require.NoError(m.t, err)
 		}, want: []string{"1 of the last 1201 compared reads differ without a known reason"}},
-		{name: "coverage in DualReadOld", phase: sessions.DualReadOld, do: unwritten, want: []string{"the new store had 99.33 % of the last 1208 sessions that it was asked for: wait until it has 99.90 %"}},
-		{name: "coverage in DualReadNew", phase: sessions.DualReadNew, do: unwritten, want: []string{"the new store had 99.58 % of the last 1208 sessions"}},
+		{name: "coverage in DualReadOld", phase: sessions.DualReadOld, do: unwritten, want: []string{"the new store had 99.33% of the last 1208 sessions that it was asked for: wait until it has 99.90%"}},
+		{name: "coverage in DualReadNew", phase: sessions.DualReadNew, do: unwritten, want: []string{"the new store had 99.58% of the last 1208 sessions"}},
 		{name: "lost logout", phase: sessions.DualReadOld, do: func(m *migration) {
 			m.spy.fail("save")
 			require.NoError(m.t, m.Delete(ctx, "session", m.sessions[0]))
@@ -899,7 +899,7 @@ func TestP15_ReportVerdict(t *testing.T) {
 		in("full", func(m *migration) { m.health.UsedMemory = 91 << 20 }, "the new store is nearly full: 91.0 MB of 100.0 MB")
 		in("no limit", func(m *migration) { m.health.UsedMemory, m.health.MaxMemory = 91<<30, 0 })
 		in("forecast", func(m *migration) { m.health.UsedMemory, m.health.Keys = 90<<20, 1000 }) // 93 kB for each of 3 sessions
-		in("no answer", func(m *migration) { m.checked.err = errStore }, "the new store does not say how it is: the store is down")
+		in("no answer", func(m *migration) { m.checked.err = errStore }, "cannot check the new store: the store is down")
 		switch phase {
 		case sessions.OldOnly:
 			in("new is down", failing("load"))
@@ -1044,7 +1044,7 @@ old writes            4, errors 0, p50 0s, p99 0s
 new store             *sessions_test.checkedStore
 new loads             1201, errors 0, p50 0s, p99 0s
 new writes            4, errors 1, p50 0s, p99 1.6ms
-coverage              1201 found of 1201 asked; lately 100.00 %
+coverage              1201 found of 1201 asked; lately 100.00%
 compared              1201: equal 1200, missing 0, older 0, newer 0, different 1, expiry 0; unexplained 1
 adopted               0, too late 0
 cookies               resealed 0, too large for a record 0
@@ -1052,7 +1052,7 @@ revoked hits          0
 fallback reads        0
 write errors ignored  old 0, new 1
 tombstones failed     0, lost 0
-memory forecast       0.0 MB, at 419 bytes a session
+memory forecast       0.0 MB, at 419 bytes per session
 redis                 7.4.0, master, nodes: 1
 memory                5.0 MB used, of 100.0 MB
 policy                ok: noeviction
@@ -1227,7 +1227,7 @@ func TestReportRedis(t *testing.T) {
 	require.Less(t, time.Since(start), 4*time.Second)
 	require.Nil(t, r.Redis)
 	require.NotEmpty(t, r.RedisError)
-	require.Contains(t, strings.Join(r.Missing, "\n"), "the new store does not say how it is")
+	require.Contains(t, strings.Join(r.Missing, "\n"), "cannot check the new store")
 	require.Contains(t, r.String(), "no answer")
 	_, err = real.Load(ctx, "session", token)
 	require.NoError(t, err)

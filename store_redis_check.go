@@ -43,26 +43,26 @@ type RedisHealth struct {
 	// away by themselves. Where the client does not tell its database, all of them are counted. Both are exact.
 	Keys           int64 `json:"keys"`
 	KeysWithoutTTL int64 `json:"keys_without_ttl"`
-	// EvictedKeys counts the keys that the server has dropped for want of memory since it started.
+	// EvictedKeys counts the keys evicted because memory was full, since the server started.
 	EvictedKeys int64 `json:"evicted_keys"`
 
-	// ReplicaReads says that reads may be answered by a replica: by the options of the client, or because the node
-	// is one.
+	// ReplicaReads reports whether a replica may answer reads: by the options of the client, or because the node is one.
 	ReplicaReads bool `json:"replica_reads"`
 
 	// Warnings say what else is wrong, and what to do, in plain words.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Check asks every node how it is with one INFO, for use at start and on health pages. It never uses CONFIG, which
+// Check checks every node with one INFO command, for use at start and on health pages. It never uses CONFIG, which
 // hosted services refuse.
 //
 // The one maxmemory-policy that is right for sessions is noeviction. Every session has a TTL, so under any other policy
-// sessions are what Redis drops when memory runs out, whoever has filled it: people are logged out, and the tombstones
+// sessions are what Redis evicts when memory is full, whatever has filled it: people are logged out, and the tombstones
 // of sessions that were ended are forgotten. Under noeviction new logins fail while Redis is full; reading and logging
 // out go on. The verdict is "unknown" where the host hides the policy: look at its settings, and go on.
 //
-// The error says that a node could not be asked; a server that refuses INFO is no error, but unknown.
+// The error is that of a node that did not answer. A server that refuses INFO is not an error: its verdict is
+// "unknown".
 func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	var h RedisHealth
 	var mu sync.Mutex
@@ -114,7 +114,7 @@ func (s *RedisStore) eachNode(ctx context.Context, fn func(context.Context, redi
 	return fn(ctx, s.rdb)
 }
 
-// database gives the number of the client's database, or -1 if it does not tell.
+// database returns the number of the client's database, or -1 if the client does not tell.
 func database(node redis.Cmdable) int {
 	if c, ok := node.(interface{ Options() *redis.Options }); ok {
 		return c.Options().DB
@@ -122,8 +122,8 @@ func database(node redis.Cmdable) int {
 	return -1
 }
 
-// seesOneOfMany says whether a client that hides what is behind it, such as an AutoPipeline, stands for a cluster: each
-// command without a key then goes to any one of the nodes.
+// seesOneOfMany reports whether a client that hides what is behind it, such as an AutoPipeline, stands for a cluster:
+// each command without a key then goes to any one of the nodes.
 func (s *RedisStore) seesOneOfMany(info map[string]string) bool {
 	if info["cluster_enabled"] != "1" && info["redis_mode"] != "cluster" {
 		return false
@@ -326,8 +326,8 @@ const (
 )
 
 // Audit looks at the TTL of every key under the prefix, with SCAN and pipelined PTTLs, and changes nothing. It takes
-// some 5 seconds of the server for each million keys in its database, in steps of about a millisecond, and little memory
-// here. [RedisStore.Check] counts keys without a TTL at once, but not by prefix.
+// some 5 seconds of the server for each million keys in its database, in steps of about a millisecond, and little
+// memory here. [RedisStore.Check] counts keys without a TTL at once, but not by prefix.
 //
 // Each progress function is called after each batch with the figures so far. It must be quick: the walk waits for it.
 // After an error the figures are those up to it.
@@ -335,9 +335,9 @@ func (s *RedisStore) Audit(ctx context.Context, progress ...func(RedisAudit)) (R
 	return s.walk(ctx, false, progress)
 }
 
-// Repair is an [RedisStore.Audit] that also gives each key under the prefix that has no TTL the one of the store, in
-// one step on the server. The TTLs that there are become neither longer nor shorter. Foreign keys are repaired as well,
-// and so go away one day: see with Audit whether there are any, and whether somebody needs them.
+// Repair is an [RedisStore.Audit] that also sets the TTL of the store on each key under the prefix that has none, in
+// one step on the server. Existing TTLs become neither longer nor shorter. Foreign keys are repaired as well, and so
+// expire one day: run Audit first, and find out whether another program needs them.
 func (s *RedisStore) Repair(ctx context.Context, progress ...func(RedisAudit)) (RedisAudit, error) {
 	return s.walk(ctx, true, progress)
 }
@@ -473,7 +473,7 @@ func pipelined(ctx context.Context, node redis.Cmdable, keys []string, add func(
 	return answers, nil
 }
 
-// sessionID gives the ID of the session that a key holds, if it is named as one of ours.
+// sessionID returns the ID of the session that a key holds, and reports whether the key is named as ours are.
 func (s *RedisStore) sessionID(key string) (id string, ours bool) {
 	id = strings.TrimPrefix(key, s.prefix)
 	_, ours = TokenID(id) // an ID has the shape of a token

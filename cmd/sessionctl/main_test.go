@@ -52,7 +52,7 @@ func ctlContext(t *testing.T, ctx context.Context, stdin string, args ...string)
 	return code, out.String(), errs.String()
 }
 
-// hide gives the text back, and makes every later output without it.
+// hide returns the text, and fails every later output that contains it.
 func hide(secret string) string {
 	hidden = append(hidden, secret)
 	return secret

@@ -103,7 +103,7 @@ func (p *progress) wait() {
 	p.next = time.Now().Add(after)
 }
 
-// show prints what text gives, if it is time to. It is not safe for concurrent use.
+// show prints what text returns, if it is time to. It is not safe for concurrent use.
 func (p *progress) show(text func() string) {
 	now := time.Now()
 	if now.Before(p.next) {

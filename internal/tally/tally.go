@@ -84,8 +84,8 @@ func (w *Window) Counts() (all, bad int64) {
 	return int64(a>>32 + b>>32), int64(a&math.MaxUint32 + b&math.MaxUint32)
 }
 
-// Sketch estimates how many different texts were added, to about 2 percent (HyperLogLog, with linear counting while they
-// are few).
+// Sketch estimates how many different texts were added, to about 2 percent (HyperLogLog, with linear counting while
+// they are few).
 type Sketch struct {
 	registers [1 << sketchBits]atomic.Uint32
 }
