@@ -64,10 +64,12 @@ func (l *leakWatch) logged(v any) {
 	}
 }
 
-// secret notes what must not be found, in every spelling in which it might come. What is too short could be in a log by
-// chance, and is left out.
+// minSecret is the length of the shortest secret. What is shorter could be in a log by chance.
+const minSecret = 12
+
+// secret notes what must not be found, in every spelling in which it might come. What is too short is left out.
 func (l *leakWatch) secret(where, what, secret string) {
-	if len(secret) < 12 {
+	if len(strings.TrimRight(secret, "=")) < minSecret {
 		return
 	}
 	l.mu.Lock()
@@ -75,42 +77,79 @@ func (l *leakWatch) secret(where, what, secret string) {
 	if l.secrets == nil {
 		l.secrets, l.from = map[string]string{}, map[string]string{}
 	}
-	b := []byte(secret)
-	for _, s := range []string{secret, hex.EncodeToString(b), base64.StdEncoding.EncodeToString(b), base64.URLEncoding.EncodeToString(b)} {
-		s = strings.TrimRight(s, "=")
+	for _, s := range spellings(secret) {
 		if _, ok := l.secrets[s]; !ok {
 			l.secrets[s], l.from[s] = what, where
 		}
 	}
 }
 
+// spellings returns a secret as it is, in hex and in both alphabets of base64, each without padding.
+func spellings(secret string) []string {
+	b := []byte(secret)
+	return []string{strings.TrimRight(secret, "="), hex.EncodeToString(b), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b)}
+}
+
 // check looks for every window of this many bytes of each secret; zero looks for whole secrets.
 func (l *leakWatch) check(window int) error {
+	found, _ := l.search(window)
+	return errors.Join(found...)
+}
+
+// search is check, and returns its number of steps as well: it goes once over the text and once over the secrets, and
+// does not look for each of them by itself.
+func (l *leakWatch) search(window int) (found []error, steps int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	text := l.text.String()
-	grams := map[string]int{}
-	for i := 0; window > 0 && i+window <= len(text); i++ {
-		grams[text[i:i+window]] = i
-	}
-	var found []error
-	for s, what := range l.secrets {
-		at := -1
+	whole := map[string][]string{}   // the secrets to be found whole, by how they end: many begin alike
+	windows := map[string][]string{} // the secrets that each window is a part of
+	for s := range l.secrets {
 		if window == 0 || len(s) < window {
-			at = strings.Index(text, s)
-		} else {
-			for i := 0; i+window <= len(s) && at < 0; i++ {
-				if where, ok := grams[s[i:i+window]]; ok {
-					at = where
+			end := s[len(s)-minSecret:]
+			whole[end] = append(whole[end], s)
+			steps++
+			continue
+		}
+		for i := 0; i+window <= len(s); i++ {
+			steps++
+			w := s[i : i+window]
+			if of := windows[w]; len(of) == 0 || of[len(of)-1] != s { // it may repeat itself
+				windows[w] = append(of, s)
+			}
+		}
+	}
+	text := l.text.String()
+	reported := map[string]bool{}
+	report := func(s string, at int) {
+		if reported[s] {
+			return
+		}
+		reported[s] = true
+		found = append(found, fmt.Errorf("%s: %s of %s in what was logged: ...%q...", l.from[s], l.secrets[s], strings.ToValidUTF8(s[:min(8, len(s))], "?"),
+			text[max(0, at-80):min(len(text), at+80)]))
+	}
+	for i := range len(text) {
+		read := text[:i+1]
+		if len(whole) > 0 && len(read) >= minSecret {
+			steps++
+			for _, s := range whole[read[len(read)-minSecret:]] {
+				steps++
+				if strings.HasSuffix(read, s) {
+					report(s, len(read)-len(s))
 				}
 			}
 		}
-		if at >= 0 {
-			found = append(found, fmt.Errorf("%s: %s of %s in what was logged: ...%q...", l.from[s], what, strings.ToValidUTF8(s[:min(8, len(s))], "?"),
-				text[max(0, at-80):min(len(text), at+80)]))
+		if len(windows) > 0 && len(read) >= window {
+			steps++
+			w := read[len(read)-window:]
+			for _, s := range windows[w] {
+				steps++
+				report(s, len(read)-window)
+			}
+			delete(windows, w) // once is enough
 		}
 	}
-	return errors.Join(found...)
+	return found, steps
 }
 
 // checkCapturedLogs fails if anything secret was logged, reported in an event or given to an ErrorHandler by any test
@@ -223,6 +262,43 @@ func TestLeakWatchFinds(t *testing.T) {
 	require.Equal(t, 2, strings.Count(text, "s3cr3t-t0ken-of-ours"))
 	require.Equal(t, 2, strings.Count(text, "w1th-attribute"))
 	require.Contains(t, text, "s3cr3t-event-d3tail")
+}
+
+func TestLeakWatchFindsEverySpelling(t *testing.T) {
+	for _, secret := range []string{"twelve bytes", "s3cr3t-t0ken-of-ours", "\xfb\xff\xfe which base64 spells in two ways?>", "padded already=", "and with two=="} {
+		for _, s := range append(spellings(secret), base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret))) {
+			for _, text := range []string{s, s + " at the beginning", "at the end " + s, "in the " + s + " middle"} {
+				for _, window := range []int{0, 10} {
+					var l leakWatch
+					l.secret("here", "another", "another s3cr3t, which is not there")
+					l.secret("here", "a token", secret)
+					_, _ = io.WriteString(&l, text)
+					require.ErrorContains(t, l.check(window), "here: a token of", "window %d, %q", window, text)
+				}
+			}
+		}
+	}
+}
+
+// The check takes one look at the text, however many secrets there are.
+func TestLeakWatchIsLinear(t *testing.T) {
+	for _, window := range []int{0, 10} {
+		var l leakWatch
+		size := 0
+		for i := range 1000 {
+			secret := fmt.Sprintf("all-secrets-begin-like-this-%020d", i)
+			l.secret("here", "a token", secret)
+			for _, s := range spellings(secret) {
+				size += len(s)
+			}
+		}
+		for range 2000 {
+			fmt.Fprintln(&l, "all-secrets-begin-like-this, and then they go another way")
+		}
+		found, steps := l.search(window)
+		require.Equal(t, window == 0, len(found) == 0)
+		require.LessOrEqual(t, steps, 2*(size+l.text.Len()), "window %d", window)
+	}
 }
 
 // canary gives a word that nothing else holds.
