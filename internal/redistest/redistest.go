@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -50,14 +51,20 @@ func Start(tb testing.TB, args ...string) *Server {
 	return nil
 }
 
+// freeAddr picks a port below those that systems choose from by themselves, so that nobody takes it while a server is
+// stopped and before it is started again.
 func freeAddr(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	var err error
+	for range 100 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	tb.Fatal(err)
+	return ""
 }
 
 func (s *Server) start() error {
@@ -72,11 +79,11 @@ func (s *Server) start() error {
 	done := make(chan error, 1)
 	cmd := s.cmd
 	go func() { done <- cmd.Wait() }()
-	rdb := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialTimeout: time.Second})
+	rdb := redis.NewClient(&redis.Options{Addr: s.Addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second})
 	defer rdb.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
@@ -89,6 +96,11 @@ func (s *Server) start() error {
 			s.cmd = nil
 			return fmt.Errorf("redis-server did not answer\n%s", s.log)
 		case <-tick.C:
+			conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+			if err != nil { // the client would log it
+				continue
+			}
+			_ = conn.Close()
 			if rdb.Ping(ctx).Err() == nil {
 				s.waited = done
 				return nil
