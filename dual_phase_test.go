@@ -719,9 +719,11 @@ func TestP15_MixedFleet(t *testing.T) {
 }
 
 func TestP15_MixedFleet_ParallelChanges(t *testing.T) {
+	t.Parallel()
 	const requests = 24
 	for _, kind := range realKinds(t) {
 		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
 			eachNeighbours(t, func(t *testing.T, pa, pb sessions.Phase) {
 				old, new := kind.make(t)
 				_, client := old.(*sessions.CookieStore)

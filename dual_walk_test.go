@@ -935,6 +935,7 @@ func (w *walk) shrink(steps []walkStep) []walkStep {
 }
 
 func TestP15_RandomWalk(t *testing.T) {
+	t.Parallel()
 	total := 100_000
 	if testing.Short() {
 		total = 5_000

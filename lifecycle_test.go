@@ -308,8 +308,10 @@ func TestP08_ALateTouchIsNotAResurrection(t *testing.T) {
 }
 
 func TestP08_ALateTouchIsNotAResurrectionOnRedis(t *testing.T) {
+	t.Parallel()
 	for _, sc := range []storeCase{redisStore, miniStore} {
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			store := sc.make(t)
 			site := newSite(t, store, func(c *sessions.Config) { c.IdleTimeout = 8 * time.Second })
 			b := site.browser()

@@ -160,6 +160,7 @@ func TestRedisCheckReplica(t *testing.T) {
 }
 
 func TestRedisAuditAndRepair(t *testing.T) {
+	t.Parallel()
 	const prefix = `a*b?[c]\^{x}-:`
 	ctx := context.Background()
 	server := redistest.Start(t)
@@ -268,6 +269,7 @@ func auditAndRepair(t *testing.T, ctx context.Context, rdb redis.Cmdable, store 
 
 // Behind an AutoPipeline of a cluster each SCAN would ask another node.
 func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	auto, err := redistest.ClusterClient(t, redistest.StartCluster(t, 2)).AutoPipeline()
 	require.NoError(t, err)
@@ -281,6 +283,7 @@ func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
 }
 
 func TestRedisCheckReplicaReads(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	servers := redistest.StartCluster(t, 1)
 	for name, change := range map[string]func(*redis.ClusterOptions){

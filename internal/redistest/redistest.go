@@ -4,11 +4,13 @@ package redistest
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -49,6 +51,17 @@ func Start(tb testing.TB, args ...string) *Server {
 	}
 	tb.Fatal(err)
 	return nil
+}
+
+// Overlap lets eight tests run in parallel, unless -parallel gives another number: those that call t.Parallel wait for
+// servers and clocks most of the time, and would wait in turn on a machine with two processors. It is for TestMain.
+func Overlap() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given && runtime.GOMAXPROCS(0) < 8 {
+		_ = flag.Set("test.parallel", "8")
+	}
 }
 
 // freeAddr picks a port below those that systems choose from by themselves, so that nobody takes it while a server is
