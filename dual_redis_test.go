@@ -87,50 +87,100 @@ func plateau(samples []load) error {
 	return nil
 }
 
+// passers returns a site for visitors who pass by, each with a first page that is remembered for a TTL.
+func passers(t *testing.T, phase sessions.Phase, ttl time.Duration, leaky bool) (rdb *redis.Client, visit func()) {
+	t.Helper()
+	rdb = redistest.Start(t).Client(t)
+	redisStore, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: ttl})
+	require.NoError(t, err)
+	var new sessions.Store = redisStore
+	if leaky {
+		new = leakyStore{redisStore, rdb}
+	}
+	s, _ := dualSite(t, cookieStoreWith(t, secretA), new, phase)
+	return rdb, func() {
+		r := s.browser().set("seen", strings.Repeat("the first page ", 20))
+		require.Zero(t, r.setCookie("session").MaxAge, "a browser-session cookie")
+	}
+}
+
+// eachPassing runs a test for each phase that writes to Redis, and once for the store that leaked.
+func eachPassing(t *testing.T, test func(t *testing.T, phase sessions.Phase, leaky bool)) {
+	for _, phase := range dualPhases[1:] {
+		t.Run(phase.String(), func(t *testing.T) {
+			t.Parallel()
+			test(t, phase, false)
+		})
+	}
+	t.Run("the leak of the story is seen", func(t *testing.T) {
+		t.Parallel()
+		test(t, sessions.DualReadOld, true)
+	})
+}
+
+// Visitors come in waves. When the TTL of a wave is over nothing is left of it, in keys and in bytes.
+func TestP09_NothingIsLeftOfPassingVisitors(t *testing.T) {
+	const (
+		ttl     = time.Second
+		waves   = 3
+		perWave = 200
+		room    = 64_000 // bytes that the server takes for its connections, and gives back when it likes
+	)
+	eachPassing(t, func(t *testing.T, phase sessions.Phase, leaky bool) {
+		rdb, visit := passers(t, phase, ttl, leaky)
+		var first load
+		for wave := range waves {
+			for range perWave {
+				visit()
+			}
+			come := loadOf(t, rdb)
+			if leaky {
+				require.EqualValues(t, perWave, come.withoutTTL)
+				return
+			}
+			require.Zero(t, come.withoutTTL)
+			require.Eventually(t, func() bool {
+				l := loadOf(t, rdb)
+				if l.keys == 0 && wave == 0 {
+					first = l
+				}
+				return l.keys == 0 && l.bytes <= first.bytes+room
+			}, 30*time.Second, 20*time.Millisecond, "wave %d is still there", wave)
+		}
+	})
+}
+
+// Visitors come at a rate, for a while: the store does not fill up.
 func TestP09_PassingVisitorsReachAPlateau(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds: keys must have the time to expire")
+	if !long() {
+		t.Skip("HANDOVER_LONG is not set: TestP09_NothingIsLeftOfPassingVisitors looks at the same with fewer visitors")
 	}
 	const (
 		ttl     = time.Second
 		tick    = 100 * time.Millisecond
 		ticks   = 60
-		perTick = 60
+		perTick = 20
 	)
-	visit := func(t *testing.T, phase sessions.Phase, leaky bool) error {
-		rdb := redistest.Start(t).Client(t)
-		redisStore, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: ttl})
-		require.NoError(t, err)
-		var new sessions.Store = redisStore
-		if leaky {
-			new = leakyStore{redisStore, rdb}
-		}
-		s, _ := dualSite(t, cookieStoreWith(t, secretA), new, phase)
-		s.browser().set("warm", "up")
+	eachPassing(t, func(t *testing.T, phase sessions.Phase, leaky bool) {
+		rdb, visit := passers(t, phase, ttl, leaky)
+		visit() // to warm up
 		samples := []load{loadOf(t, rdb)}
 		beat := time.NewTicker(tick)
 		defer beat.Stop()
 		for range ticks {
 			<-beat.C // visitors come at a rate: the time is what this test is about
 			for range perTick {
-				r := s.browser().set("seen", "the first page")
-				require.Zero(t, r.setCookie("session").MaxAge, "a browser-session cookie")
+				visit()
 			}
 			samples = append(samples, loadOf(t, rdb))
 		}
 		t.Logf("%v: after %d visitors %.0f keys (%.0f without TTL), %.0f KB more than before", phase, ticks*perTick,
 			samples[ticks].keys, samples[ticks].withoutTTL, (samples[ticks].bytes-samples[0].bytes)/1000)
-		return plateau(samples)
-	}
-	for _, phase := range dualPhases[1:] {
-		t.Run(phase.String(), func(t *testing.T) {
-			t.Parallel()
-			require.NoError(t, visit(t, phase, false))
-		})
-	}
-	t.Run("the leak of the story is seen", func(t *testing.T) {
-		t.Parallel()
-		require.ErrorContains(t, visit(t, sessions.DualReadOld, true), "fills up")
+		if err := plateau(samples); leaky {
+			require.ErrorContains(t, err, "fills up")
+		} else {
+			require.NoError(t, err)
+		}
 	})
 }
 
@@ -284,6 +334,7 @@ func TestP15_EvictedRecordComesBack(t *testing.T) {
 
 // Redis to Redis, another server: through all phases and back.
 func TestP15_RedisToRedis(t *testing.T) {
+	t.Parallel()
 	oldServer, newServer := redistest.Start(t), redistest.Start(t)
 	oldRDB, newRDB := oldServer.Client(t), newServer.Client(t)
 	checkTTLs(t, oldRDB)
