@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -32,12 +33,22 @@ import (
 // loses replies, repeats commands, runs them long after it was given up, and is killed and started again. A model says after each step what may be seen. What it allows beyond "nothing is lost"
 // is what the documentation says that a sealed cookie cannot do: see the comments that begin with "A cookie alone".
 //
-// HANDOVER_WALK_STEPS and HANDOVER_WALK_SEED set the number of steps and the seed.
+// The walk ends when its time is over, and is longer with HANDOVER_LONG and shorter with -short. HANDOVER_WALK_STEPS sets
+// the number of steps of all kinds of walk together; then time is not bounded. The seed is drawn, unless HANDOVER_WALK_SEED
+// sets it; in CI there is a walk from a fixed seed first, so that what it finds it finds again. A failure prints the
+// command that repeats it.
 
 const (
 	walkInstances = 3
 	walkBrowsers  = 4
+	walkLength    = 2500 // steps from one fresh start
 
+	// of all kinds of walk together, from each seed
+	walkTime      = 10 * time.Second
+	walkTimeShort = 2 * time.Second
+	walkTimeLong  = 60 * time.Second
+
+	walkFixedSeed  = 20261128
 	walkShrinkTime = 20 * time.Second
 )
 
@@ -879,10 +890,14 @@ func randomStep(rnd *rand.Rand) walkStep {
 	return st
 }
 
-// run walks the steps from a fresh start and returns the index of the one that failed, or -1.
-func (w *walk) run(steps []walkStep) int {
+// run walks the steps from a fresh start, until a time if it is not zero. It returns how many it has made, with the one
+// that failed, and whether one did.
+func (w *walk) run(steps []walkStep, until time.Time) (made int, failed bool) {
 	w.reset()
 	for n, st := range steps {
+		if !until.IsZero() && !time.Now().Before(until) {
+			return n, false
+		}
 		if w.down {
 			if w.upAfter--; w.upAfter < 0 {
 				w.restart()
@@ -897,17 +912,17 @@ func (w *walk) run(steps []walkStep) int {
 			}
 		}
 		if w.err != nil {
-			return n
+			return n + 1, true
 		}
 	}
-	return -1
+	return len(steps), false
 }
 
 // shrink looks for a short story that fails as well.
 func (w *walk) shrink(steps []walkStep) []walkStep {
 	fails := func(s []walkStep) bool {
 		for range 3 {
-			if w.run(s) >= 0 {
+			if _, failed := w.run(s, time.Time{}); failed {
 				return true
 			}
 		}
@@ -934,27 +949,43 @@ func (w *walk) shrink(steps []walkStep) []walkStep {
 	return steps
 }
 
+// walkNumber returns the number in an environment variable; ok is false if it is not set.
+func walkNumber(t *testing.T, variable string) (n uint64, ok bool) {
+	text := os.Getenv(variable)
+	if text == "" {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	require.NoError(t, err, variable)
+	return n, true
+}
+
+// walkSeeds returns the seeds to walk from.
+func walkSeeds(t *testing.T) []uint64 {
+	if seed, ok := walkNumber(t, "HANDOVER_WALK_SEED"); ok {
+		return []uint64{seed}
+	}
+	drawn := uint64(time.Now().UnixNano())
+	if os.Getenv("CI") != "" {
+		return []uint64{walkFixedSeed, drawn}
+	}
+	return []uint64{drawn}
+}
+
 func TestP15_RandomWalk(t *testing.T) {
 	t.Parallel()
-	total := 100_000
-	if testing.Short() {
-		total = 5_000
+	bound := walkTime
+	switch {
+	case testing.Short():
+		bound = walkTimeShort
+	case long():
+		bound = walkTimeLong
 	}
-	if s := os.Getenv("HANDOVER_WALK_STEPS"); s != "" {
-		var err error
-		total, err = strconv.Atoi(s)
-		require.NoError(t, err)
-	}
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("HANDOVER_WALK_SEED"); s != "" {
-		var err error
-		seed, err = strconv.ParseUint(s, 10, 64)
-		require.NoError(t, err)
-	}
+	total, exact := walkNumber(t, "HANDOVER_WALK_STEPS")
+	seeds := walkSeeds(t)
 	// What was acknowledged is handed to the system before the reply, so that a killed process loses nothing.
 	server := redistest.Start(t, "--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-min-size", "4mb")
 	oldServer := redistest.Start(t)
-	const length = 2500 // steps of one walk
 	configs := []walkConfig{
 		{"cookie", sessions.OldOnly, sessions.NewOnly, false, false},
 		{"cookie", sessions.OldOnly, sessions.NewOnly, true, false},
@@ -965,34 +996,59 @@ func TestP15_RandomWalk(t *testing.T) {
 		{"redis", sessions.OldOnly, sessions.DualReadNew, true, false},
 		{"redis", sessions.DualReadOld, sessions.NewOnly, true, false},
 	}
-	share := total / len(configs)
 	for n, c := range configs {
 		t.Run(c.String(), func(t *testing.T) {
-			w := newWalk(t, server, oldServer, c)
-			start := time.Now()
-			for done := 0; done < share; done += length {
-				walkSeed := seed + uint64(done) + uint64(n)<<40
-				rnd := rand.New(rand.NewPCG(walkSeed, 0))
-				steps := make([]walkStep, min(length, share-done))
-				for k := range steps {
-					steps[k] = randomStep(rnd)
+			var command string
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("to repeat it: %s", command)
 				}
-				if at := w.run(steps); at >= 0 {
-					first := w.err
-					short := w.shrink(steps[:at+1])
-					w.tell = true
-					for range 20 {
-						if w.run(short) >= 0 {
-							break
-						}
-					}
-					t.Fatalf("seed %d, step %d: %v\nshrunk to %d steps (%v):\n%s", seed, done+at, first, len(short), w.err, strings.Join(w.story, "\n"))
-				}
-				if done/length%100 == 99 {
-					t.Logf("%d of %d steps, %v", done+length, share, time.Since(start).Round(time.Second))
-				}
+			})
+			repeat := func(seed uint64, steps int) {
+				command = fmt.Sprintf("HANDOVER_WALK_SEED=%d HANDOVER_WALK_STEPS=%d go test -run '%s' .", seed, steps*len(configs), t.Name())
 			}
-			t.Logf("seed %d: %d steps in %v", seed, share, time.Since(start).Round(time.Millisecond))
+			w := newWalk(t, server, oldServer, c)
+			for _, seed := range seeds {
+				begin := time.Now()
+				until := begin.Add(bound / time.Duration(len(configs)))
+				share := math.MaxInt
+				if exact {
+					until, share = time.Time{}, int(total)/len(configs)
+				}
+				done := 0
+				for done < share && (exact || time.Now().Before(until)) {
+					from := seed + uint64(done)
+					rnd := rand.New(rand.NewPCG(from+uint64(n)<<40, 0))
+					steps := make([]walkStep, min(walkLength, share-done))
+					for k := range steps {
+						steps[k] = randomStep(rnd)
+					}
+					repeat(from, len(steps))
+					made, failed := w.run(steps, until)
+					done += made
+					if failed {
+						repeat(from, made)
+						w.explain(t, steps[:made])
+					}
+					if done/walkLength%100 == 99 {
+						t.Logf("%d steps, %v", done, time.Since(begin).Round(time.Second))
+					}
+				}
+				t.Logf("seed %d: %d steps in %v", seed, done, time.Since(begin).Round(time.Millisecond))
+			}
 		})
 	}
+}
+
+// explain fails the test after steps of which the last one has failed, with a short story that fails as well.
+func (w *walk) explain(t *testing.T, steps []walkStep) {
+	first := w.err
+	short := w.shrink(steps)
+	w.tell = true
+	for range 20 {
+		if _, failed := w.run(short, time.Time{}); failed {
+			break
+		}
+	}
+	t.Fatalf("step %d: %v\nshrunk to %d steps (%v):\n%s", len(steps), first, len(short), w.err, strings.Join(w.story, "\n"))
 }
