@@ -18,6 +18,7 @@ import (
 var dualPhases = []sessions.Phase{sessions.OldOnly, sessions.DualReadOld, sessions.DualReadNew, sessions.NewOnly}
 
 func TestP15_DualStoreConformsInEachPhase(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	rdb := server.Client(t)
 	checkTTLs(t, rdb)

@@ -120,6 +120,7 @@ func eachPassing(t *testing.T, test func(t *testing.T, phase sessions.Phase, lea
 
 // Visitors come in waves. When the TTL of a wave is over nothing is left of it, in keys and in bytes.
 func TestP09_NothingIsLeftOfPassingVisitors(t *testing.T) {
+	t.Parallel()
 	const (
 		ttl     = time.Second
 		waves   = 3
@@ -155,6 +156,7 @@ func TestP09_PassingVisitorsReachAPlateau(t *testing.T) {
 	if !long() {
 		t.Skip("HANDOVER_LONG is not set: TestP09_NothingIsLeftOfPassingVisitors looks at the same with fewer visitors")
 	}
+	t.Parallel()
 	const (
 		ttl     = time.Second
 		tick    = 100 * time.Millisecond
@@ -200,6 +202,7 @@ func TestPlateau(t *testing.T) {
 // A server that is full.
 
 func TestP15_RedisIsFull(t *testing.T) {
+	t.Parallel()
 	const ok, fails, gone = "ok", "503", "logged out"
 	type row struct {
 		policy          string

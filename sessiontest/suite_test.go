@@ -15,20 +15,24 @@ import (
 )
 
 func TestStore_Memory(t *testing.T) {
+	t.Parallel()
 	sessiontest.TestStore(t, func(*testing.T) sessions.Store { return sessiontest.NewMemoryStore() })
 }
 
 func TestStore_Cookie(t *testing.T) {
+	t.Parallel()
 	sessiontest.TestStore(t, func(t *testing.T) sessions.Store { return newCookieStore(t) })
 }
 
 func TestStore_Redis(t *testing.T) {
+	t.Parallel()
 	rdb := redistest.Start(t).Client(t)
 	sessiontest.TestStore(t, func(t *testing.T) sessions.Store { return newRedisStore(t, rdb) })
 	wantTTLs(t, rdb)
 }
 
 func TestStore_RedisAutoPipeline(t *testing.T) {
+	t.Parallel()
 	rdb := redistest.Start(t).Client(t)
 	pipeline, err := rdb.AutoPipeline()
 	require.NoError(t, err)
@@ -38,6 +42,7 @@ func TestStore_RedisAutoPipeline(t *testing.T) {
 }
 
 func TestStore_RedisCluster(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t, "--cluster-enabled", "yes", "--cluster-config-file", t.TempDir()+"/nodes.conf")
 	node := server.Client(t)
 	require.NoError(t, node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err())
@@ -52,6 +57,7 @@ func TestStore_RedisCluster(t *testing.T) {
 }
 
 func TestStore_Miniredis(t *testing.T) {
+	t.Parallel()
 	server := miniredis.RunT(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })

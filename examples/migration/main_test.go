@@ -20,6 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	redistest.Overlap()
 	redis.SetLogger(silence{})
 	os.Exit(m.Run())
 }
@@ -49,6 +50,7 @@ func requireClean(t *testing.T, r *result) {
 }
 
 func TestP15_WholeStory(t *testing.T) {
+	t.Parallel()
 	for _, fallback := range []bool{false, true} {
 		t.Run(map[bool]string{false: "refused", true: "FallbackOnError"}[fallback], func(t *testing.T) {
 			t.Parallel()
@@ -138,6 +140,7 @@ func (s forever) Save(ctx context.Context, name string, rec *sessions.Record, ba
 }
 
 func TestBrokenStoreIsSeen(t *testing.T) {
+	t.Parallel()
 	var writes atomic.Int64
 	for what, broken := range map[string]func(*sessions.RedisStore, redis.Cmdable, string) sessions.Store{
 		"revoked sessions seen again": func(s *sessions.RedisStore, _ redis.Cmdable, _ string) sessions.Store { return noTombstones{s} },

@@ -29,6 +29,7 @@ import (
 var program string // built once
 
 func TestMain(m *testing.M) {
+	redistest.Overlap()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "services-test")
 		if err != nil {
