@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,12 +25,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	redistest.Overlap()
 	redis.SetLogger(silent{})
 	os.Exit(m.Run())
 }
 
 // What no output may show: hidden never, private only with -values.
-var hidden, private []string
+var (
+	secretsMu       sync.Mutex
+	hidden, private []string
+)
 
 // ctl runs the command, and looks for secrets in all that it prints.
 func ctl(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
@@ -41,6 +47,9 @@ func ctlContext(t *testing.T, ctx context.Context, stdin string, args ...string)
 	var out, errs bytes.Buffer
 	code = run(ctx, args, strings.NewReader(stdin), &out, &errs)
 	all := out.String() + errs.String()
+	secretsMu.Lock()
+	hidden, private := slices.Clone(hidden), slices.Clone(private)
+	secretsMu.Unlock()
 	for _, s := range hidden {
 		require.NotContains(t, all, s, "a secret was printed")
 	}
@@ -54,6 +63,8 @@ func ctlContext(t *testing.T, ctx context.Context, stdin string, args ...string)
 
 // hide returns the text, and fails every later output that contains it.
 func hide(secret string) string {
+	secretsMu.Lock()
+	defer secretsMu.Unlock()
 	hidden = append(hidden, secret)
 	return secret
 }
@@ -192,6 +203,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 }
 
 func TestCheck(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	password := hide("p:a/s s@w#o%r?d")
 	server := redistest.Start(t, "--maxmemory", "100mb")
@@ -235,14 +247,6 @@ func TestCheck(t *testing.T) {
 	code, out, errs := ctl(t, "", "audit", "-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
 	require.Equal(t, exitNoAnswer, code, out)
 	require.Contains(t, errs, "audit needs SCAN and PTTL")
-	t.Run("environment", func(t *testing.T) {
-		t.Setenv(passwordVariable, password)
-		code, out, errs := ctl(t, "", "check", "-redis", locked.Addr)
-		require.Equal(t, exitWrong, code, errs)
-		require.Contains(t, out, "maxmemory is not set")
-		code, _, errs = ctl(t, "", "check", "-redis", "redis://app@"+server.Addr)
-		require.Equal(t, exitOK, code, errs)
-	})
 
 	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory-policy", "volatile-lru").Err())
 	require.NoError(t, rdb.Set(ctx, "leak", 1, 0).Err())
@@ -254,6 +258,22 @@ func TestCheck(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(out), &h))
 	require.Equal(t, "wrong", h.PolicyVerdict)
 	require.EqualValues(t, 1, h.KeysWithoutTTL)
+}
+
+func TestPasswordFromTheEnvironment(t *testing.T) {
+	ctx := context.Background()
+	password := hide("another p:a/s s@w#o%r?d")
+	t.Setenv(passwordVariable, password)
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	require.NoError(t, rdb.Do(ctx, "ACL", "SETUSER", "app", "on", ">"+password, "~*", "+@all", "-info", "-config").Err())
+	code, _, errs := ctl(t, "", "check", "-redis", "redis://app@"+server.Addr)
+	require.Equal(t, exitOK, code, errs)
+
+	require.NoError(t, rdb.ConfigSet(ctx, "requirepass", password).Err())
+	code, out, errs := ctl(t, "", "check", "-redis", server.Addr)
+	require.Equal(t, exitWrong, code, errs)
+	require.Contains(t, out, "maxmemory is not set")
 }
 
 // fill writes n sessions that live for an hour, the first few of them without a TTL.
@@ -287,33 +307,45 @@ func fill(t *testing.T, rdb redis.UniversalClient, prefix string, n, bare int) (
 }
 
 func TestAudit(t *testing.T) {
-	single := redistest.Start(t)
-	one, two := redistest.StartCluster(t, 1), redistest.StartCluster(t, 2)
+	t.Parallel()
+	n := 20_000
+	if os.Getenv("HANDOVER_LONG") != "" {
+		n = 200_000
+	}
 	for _, c := range []struct {
-		name string
-		rdb  redis.UniversalClient
-		args []string
-		n    int
+		name  string
+		nodes int // of a cluster
+		n     int
 	}{
-		{"server", single.Client(t), []string{"-redis", single.Addr}, 200_000},
-		{"cluster of 1", redistest.ClusterClient(t, one), []string{"-redis", one[0].Addr, "-cluster"}, 200_000},
-		{"cluster of 2", redistest.ClusterClient(t, two), []string{"-redis", two[1].Addr, "-cluster"}, 20_000},
+		{"server", 0, n},
+		{"cluster of 1", 1, n},
+		{"cluster of 2", 2, 20_000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			var rdb redis.UniversalClient
+			var server []string
+			if c.nodes == 0 {
+				single := redistest.Start(t)
+				rdb, server = single.Client(t), []string{"-redis", single.Addr}
+			} else {
+				cluster := redistest.StartCluster(t, c.nodes)
+				rdb, server = redistest.ClusterClient(t, cluster), []string{"-redis", cluster[c.nodes-1].Addr, "-cluster"}
+			}
 			const bare = 200
 			ctx := context.Background()
-			ids := fill(t, c.rdb, "session:", c.n, bare)
-			require.NoError(t, c.rdb.Set(ctx, "sessionx", 1, 0).Err())
+			ids := fill(t, rdb, "session:", c.n, bare)
+			require.NoError(t, rdb.Set(ctx, "sessionx", 1, 0).Err())
 			without := func() (count int) {
 				for _, id := range ids[:bare] {
-					if c.rdb.TTL(ctx, "session:"+id).Val() < 0 {
+					if rdb.TTL(ctx, "session:"+id).Val() < 0 {
 						count++
 					}
 				}
 				return count
 			}
 			audit := func(more ...string) (int, string) {
-				code, out, errs := ctl(t, "", append(append([]string{"audit"}, c.args...), more...)...)
+				code, out, errs := ctl(t, "", append(append([]string{"audit"}, server...), more...)...)
 				require.Empty(t, errs)
 				t.Log("\n" + out)
 				return code, strings.Join(strings.Fields(out), " ")
@@ -342,12 +374,12 @@ func TestAudit(t *testing.T) {
 			require.Contains(t, out, "without TTL 200 repaired 200, with a TTL of 14 d ")
 			require.Contains(t, out, "Every key has a TTL now.")
 			for _, id := range ids[:bare] {
-				require.InDelta(t, 14*24*time.Hour, c.rdb.TTL(ctx, "session:"+id).Val(), float64(5*time.Minute))
+				require.InDelta(t, 14*24*time.Hour, rdb.TTL(ctx, "session:"+id).Val(), float64(5*time.Minute))
 			}
 			for _, id := range ids[bare : 2*bare] {
-				require.InDelta(t, time.Hour, c.rdb.TTL(ctx, "session:"+id).Val(), float64(5*time.Minute), "as it was")
+				require.InDelta(t, time.Hour, rdb.TTL(ctx, "session:"+id).Val(), float64(5*time.Minute), "as it was")
 			}
-			require.Negative(t, c.rdb.TTL(ctx, "sessionx").Val(), "not under the prefix")
+			require.Negative(t, rdb.TTL(ctx, "sessionx").Val(), "not under the prefix")
 
 			code, out = audit()
 			require.Equal(t, exitOK, code)
@@ -358,6 +390,7 @@ func TestAudit(t *testing.T) {
 }
 
 func TestAuditOtherPrefix(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	server := redistest.Start(t)
 	rdb := server.Client(t)
@@ -376,6 +409,7 @@ func TestAuditOtherPrefix(t *testing.T) {
 
 // A walk that ends early claims nothing about the rest.
 func TestAuditEndsEarly(t *testing.T) {
+	t.Parallel()
 	server := redistest.Start(t)
 	fill(t, server.Client(t), "session:", 5000, 0)
 	for name, broken := range map[string]func(proxy *redistest.Proxy, cancel func()) redistest.Fault{

@@ -31,6 +31,8 @@ func seal(t *testing.T, secret, name string, rec *sessions.Record) string {
 func withValue(rec *sessions.Record) *sessions.Record {
 	const value = `"pa55 in the session"`
 	rec.SetValue("user_id", json.RawMessage(value))
+	secretsMu.Lock()
+	defer secretsMu.Unlock()
 	private = append(private, "pa55")
 	return rec
 }
@@ -39,6 +41,7 @@ func withValue(rec *sessions.Record) *sessions.Record {
 func words(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func TestShowByID(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	single, cluster := redistest.Start(t), redistest.StartCluster(t, 2)
 	for _, c := range []struct {
