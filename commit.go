@@ -5,60 +5,112 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"net/textproto"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"handover.example/sessions/internal/scheme"
+	"handover.example/sessions/internal/httpcache"
 )
 
-// renewedTombstone is how long the tombstone of an ended session, in Redis of a renewed one, stays in a plain server-side
-// store: long enough for requests in flight, and for a client library that repeats a command, to see what happened.
-// Without it the token is merely unknown, which ends the session just as well.
-const renewedTombstone = time.Minute
-
-// renewedKey tells the tombstone of a renewed session from that of a destroyed one.
-const renewedKey = "renewed"
+// tombstoneGrace is how long the tombstone of a renewed session stays in a plain server-side store: long enough for
+// requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
+// merely unknown, which ends the session just as well.
+const tombstoneGrace = time.Minute
 
 // touchShare is the part of the idle timeout that must have passed before it is worth a write to slide it.
 const touchShare = 8
 
+// pending is what a session has still to write. A commit takes it whole.
+type pending struct {
+	dirty  bool      // values or the lifetime have changed
+	renew  bool      // the session gets a new token
+	forget bool      // Destroy was called: the client's cookie must go
+	ended  []*Record // stored sessions that were destroyed in this request
+	ops    []*op     // the changes since the record was loaded, to be made again on a newer one
+}
+
+// step is what a commit does with the record.
+type step int
+
+const (
+	stepNone    step = iota
+	stepCreate       // a record of a new session
+	stepTooLate      // that, but the client can no longer be told its token
+	stepRenew        // the record under a new token, and a tombstone under the old one
+	stepSave         // the next version
+	stepTouch        // the expiry alone
+)
+
+// plan decides what a commit does with a record: stored reports whether the store has it, late whether the response has
+// begun, slides whether the idle timeout may be renewed by a touch.
+func (p *pending) plan(rec *Record, stored, late, slides bool, now time.Time) step {
+	switch {
+	case !stored && len(rec.values) == 0:
+		return stepNone // an anonymous visitor leaves nothing behind
+	case !stored && late:
+		return stepTooLate
+	case !stored:
+		return stepCreate
+	case p.renew:
+		return stepRenew
+	case p.dirty:
+		return stepSave
+	case slides && touchDue(rec, now):
+		return stepTouch
+	}
+	return stepNone
+}
+
+// touchDue reports whether the idle timeout has run for long enough that sliding it is worth a write. It is counted
+// without the deadline: the last slide is the one that reaches it, however short.
+func touchDue(rec *Record, now time.Time) bool {
+	return rec.Expires.Before(rec.Deadline) && now.Add(rec.Idle).Sub(rec.Expires) >= rec.Idle/touchShare
+}
+
 // BeforeResponse commits before the first byte. It implements respwriter.Hooks.
-func (st *state) BeforeResponse(hijack bool) error {
-	st.mu.Lock()
-	asked, s := st.asked, st.s
-	st.mu.Unlock()
+func (r *request) BeforeResponse(hijack bool) error {
+	r.mu.Lock()
+	asked, s := r.asked, r.s
+	r.mu.Unlock()
 	if !asked {
 		return nil
 	}
 	if s != nil {
-		cookie, err := st.commit(s, false)
+		cookie, err := r.commit(s, false)
 		if err != nil {
 			return err
 		}
 		if cookie != "" {
-			st.setCookie(cookie)
+			r.setCookie(cookie)
 			if hijack {
-				st.m.emit(st.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: st.m.storeName,
+				r.m.emit(r.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: r.m.storeName,
 					Detail: "the connection was hijacked before the headers were sent: take Set-Cookie from the response headers, or change the session before the upgrade"})
 			}
 		}
 	}
-	addVary(st.header())
+	httpcache.VaryByCookie(r.header())
 	return nil
 }
 
-func (st *state) header() http.Header { return st.writer.Header() }
+func (r *request) header() http.Header { return r.writer.Header() }
+
+// setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.
+func (r *request) setCookie(line string) {
+	h := r.header()
+	h["Set-Cookie"] = append(h["Set-Cookie"], line)
+	if dropped := httpcache.Forbid(h); dropped != nil {
+		r.m.emit(r.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: r.m.storeName,
+			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Leave sessions unchanged on pages that are to be cached"})
+	}
+}
 
 // Failed answers in place of the handler. It implements respwriter.Hooks.
-func (st *state) Failed(w http.ResponseWriter, err error) {
-	addVary(w.Header())
+func (r *request) Failed(w http.ResponseWriter, err error) {
+	httpcache.VaryByCookie(w.Header())
 	a := &answered{ResponseWriter: w}
-	st.m.errorHandler(a, st.r, err)
+	r.m.errorHandler(a, r.r, err)
 	if !a.yes {
-		answerError(w, st.r, err)
+		answerError(w, r.r, err)
 	}
 }
 
@@ -82,45 +134,42 @@ func (a *answered) Write(b []byte) (int, error) {
 
 // finish commits when the handler has returned: for the first time if it wrote nothing, and once more for what changed
 // after the first byte.
-func (st *state) finish() {
-	if !st.writer.Begun() {
-		_ = st.writer.Begin() // on failure the ErrorHandler has answered
+func (r *request) finish() {
+	if !r.writer.Begun() {
+		_ = r.writer.Begin() // on failure the ErrorHandler has answered
 		return
 	}
-	st.mu.Lock()
-	s := st.s
-	st.mu.Unlock()
-	if s != nil && st.writer.Begin() == nil {
-		_, _ = st.commit(s, true) // what cannot be saved has been reported by an event
+	r.mu.Lock()
+	s := r.s
+	r.mu.Unlock()
+	if s != nil && r.writer.Begin() == nil {
+		_, _ = r.commit(s, true) // what cannot be saved has been reported by an event
 	}
 }
 
 // commit writes what has changed and returns the Set-Cookie line that the client needs, if any. A late commit is one
 // after the first byte: there the client can be told nothing any more.
-func (st *state) commit(s *session, late bool) (cookie string, err error) {
+func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Lock()
-	c := change{
-		state: st, s: s, late: late,
-		rec: s.rec, stored: s.stored, dirty: s.dirty, renew: s.renew, ended: s.ended, forget: s.forget, ops: s.ops,
-		touchFailed: s.touchFailed,
-	}
-	now := st.m.limits.now()
-	if c.idle(now) {
+	now := r.m.limits.now()
+	c := change{r: r, s: s, late: late, rec: s.rec, stored: s.stored, resend: s.stored && !late && s.rec.presents() != r.client.token}
+	step := s.pending.plan(s.rec, s.stored, late, !s.touchFailed, now)
+	if step == stepNone && !c.resend && !s.pending.forget && len(s.pending.ended) == 0 {
 		s.mu.Unlock()
 		return "", nil
 	}
-	c.rec = s.rec.clone()
+	c.rec, c.pending = s.rec.clone(), s.pending
+	s.pending = pending{}
 	gen := s.gen
-	s.dirty, s.renew, s.ended, s.forget, s.ops = false, false, nil, false, nil
 	s.mu.Unlock()
 
-	ctx := context.WithoutCancel(st.Context)
-	if !st.m.atClient || st.m.observe != nil { // the client waits for nobody, an observer may
+	ctx := context.WithoutCancel(r.Context)
+	if !r.m.atClient || r.m.observe != nil { // the client waits for nobody, an observer may
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, st.m.commitTimeout)
+		ctx, cancel = context.WithTimeout(ctx, r.m.commitTimeout)
 		defer cancel()
 	}
-	if cookie, err = c.run(ctx, now); err != nil {
+	if cookie, err = c.run(ctx, step, now); err != nil {
 		return "", err
 	}
 	return cookie, s.adopt(&c, gen)
@@ -130,15 +179,15 @@ func (st *state) commit(s *session, late bool) (cookie string, err error) {
 func (s *session) adopt(c *change, gen uint64) error {
 	for {
 		s.mu.Lock()
-		ops, now := append([]*op(nil), s.ops...), s.gen
+		ops, now := append([]*op(nil), s.pending.ops...), s.gen
 		if now == gen {
 			s.rec, s.stored = c.rec, c.stored
 			s.mu.Unlock()
 			return nil
 		}
-		if s.forget { // destroyed meanwhile: the next commit sees to it
+		if s.pending.forget { // destroyed meanwhile: the next commit sees to it
 			if c.stored {
-				s.ended = []*Record{c.rec}
+				s.pending.ended = []*Record{c.rec}
 			}
 			s.mu.Unlock()
 			return nil
@@ -160,75 +209,50 @@ func (s *session) adopt(c *change, gen uint64) error {
 
 // change is one commit.
 type change struct {
-	*state
+	pending
+	r      *request
 	s      *session
 	late   bool
 	rec    *Record
 	stored bool
-	dirty  bool
-	renew  bool
-	ended  []*Record
-	forget bool
-	ops    []*op
-
-	touchFailed bool
-	mark        string // names this commit in the records that it writes
+	resend bool   // the store wants the client to present something else
+	mark   string // names this commit in the records that it writes
 }
 
-// idle says whether there is nothing to do.
-func (c *change) idle(now time.Time) bool {
-	if len(c.ended) > 0 || c.forget || c.renew || c.rec.dual.present != "" && !c.late {
-		return false
-	}
-	if !c.stored {
-		return len(c.rec.values) == 0
-	}
-	return !c.dirty && !c.touchDue(now)
-}
-
-// touchDue says whether the idle timeout has run for long enough that sliding it is worth a write.
-func (c *change) touchDue(now time.Time) bool {
-	if c.touchFailed {
-		return false
-	}
-	// Counted without the deadline: the last slide is the one that reaches it, however short.
-	return c.rec.Expires.Before(c.rec.Deadline) && now.Add(c.rec.Idle).Sub(c.rec.Expires) >= c.rec.Idle/touchShare
-}
-
-func (c *change) run(ctx context.Context, now time.Time) (cookie string, err error) {
+// run does what the plan says: first the sessions that were destroyed, so that nothing is promised to a client whose logout
+// failed, then the record, then the cookie.
+func (c *change) run(ctx context.Context, step step, now time.Time) (cookie string, err error) {
 	for _, rec := range c.ended {
 		if err := c.destroy(ctx, rec); err != nil {
 			return "", err
 		}
 	}
-	https := c.https(ctx)
-	token := c.client.token
+	https := c.r.isHTTPS(ctx)
+	token := c.r.client.token
 	if len(c.ended) > 0 {
 		token = ""
 	}
-	if c.rec.dual.present != "" && !c.late {
-		token, c.rec.dual.present = c.rec.dual.present, ""
+	if c.resend {
+		token = c.rec.presents()
 	}
 	slid := false // the expiry of the cookie has to move as well
-	switch {
-	case !c.stored && len(c.rec.values) == 0:
-		// an anonymous visitor leaves nothing behind
-	case !c.stored && c.late:
+	switch step {
+	case stepTooLate:
 		c.tooLate("a new session: its cookie can no longer be sent, so nothing was stored")
 		return "", nil
-	case !c.stored:
-		c.rec.Secure = https || c.client.secure // also after Destroy, in a chain that loses the scheme
+	case stepCreate:
+		c.rec.Secure = https || c.r.client.secure // also after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)
 		slid = true
-	case c.renew:
+	case stepRenew:
 		c.rec.Secure = c.rec.Secure || https
 		token, err = c.renewToken(ctx, now)
 		slid = true
-	case c.dirty:
+	case stepSave:
 		c.rec.Secure = c.rec.Secure || https
 		token, err = c.save(ctx, now)
 		slid = true
-	case c.touchDue(now):
+	case stepTouch:
 		token, slid = c.touch(ctx, now, token, https)
 	}
 	if err != nil {
@@ -237,16 +261,16 @@ func (c *change) run(ctx context.Context, now time.Time) (cookie string, err err
 	return c.cookieLine(ctx, token, slid)
 }
 
-// cookieLine says what the client must be sent so that it has the token.
+// cookieLine returns what the client must be sent so that it has the token.
 func (c *change) cookieLine(ctx context.Context, token string, slid bool) (string, error) {
-	m, client := c.m, c.client
+	m, client := c.r.m, c.r.client
 	if token == "" {
 		if !c.forget || !client.sent || c.late {
 			return "", nil
 		}
-		secure := c.useSecure(client.secure)
+		secure := c.r.useSecure(client.secure)
 		client.token, client.sent = "", false
-		c.warnInsecure(ctx, secure)
+		c.r.warnInsecure(ctx, c.rec.ID, secure)
 		return m.cookie.header("", -1, secure), nil
 	}
 	same := token == client.token && c.rec.Persistent == client.persistent && c.rec.Secure == client.secure
@@ -270,9 +294,9 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 		return "", c.failed(ctx, EventCommit, c.rec.ID, errNoCookieValue)
 	}
 	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
-	secure := c.useSecure(c.rec.Secure)
-	c.warnInsecure(ctx, secure)
-	c.warnDomain(ctx)
+	secure := c.r.useSecure(c.rec.Secure)
+	c.r.warnInsecure(ctx, c.rec.ID, secure)
+	c.r.warnDomain(ctx, c.rec.ID)
 	switch {
 	case c.rec.Persistent:
 		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(m.limits.now())), secure), nil
@@ -292,11 +316,11 @@ func (e *tooLargeError) Unwrap() error { return ErrTooLarge }
 
 func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	c.s.mu.Lock()
-	c.s.name()
+	c.s.ensureToken()
 	c.rec.ID, c.rec.Token = c.s.rec.ID, c.s.rec.Token
 	c.s.mu.Unlock()
-	c.rec.fresh = true
-	c.rec.slide(now)
+	c.rec.lineage.fresh = true
+	c.r.m.limits.slide(c.rec, now)
 	token, err := c.write(ctx, EventCommit, OutcomeCreated, c.rec, 0)
 	c.stored = err == nil
 	return token, err
@@ -306,7 +330,7 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 func (c *change) save(ctx context.Context, now time.Time) (string, error) {
 	for attempt := 0; ; attempt++ {
 		base := c.rec.Version
-		c.rec.slide(now)
+		c.r.m.limits.slide(c.rec, now)
 		token, err := c.write(ctx, EventCommit, OutcomeSaved, c.rec, base)
 		if !errors.Is(err, ErrConflict) {
 			return token, err
@@ -324,17 +348,16 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	next := old.clone()
 	next.Token = NewToken()
 	next.ID, _ = TokenID(next.Token)
-	next.dual, next.marks, next.fresh = dualState{}, "", true
-	next.slide(now)
+	next.origin, next.lineage, next.Presented = nil, lineage{fresh: true}, ""
+	c.r.m.limits.slide(next, now)
 	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
 	if err != nil {
 		return "", err
 	}
 	for attempt := 0; ; attempt++ {
-		stone := old.tombstone(now, now.Add(renewedTombstone))
-		stone.mark = c.name()
-		stone.set(renewedKey, "true")
-		_, err = c.m.store.Save(ctx, c.m.cookie.Name, stone, old.Version)
+		stone := old.tombstone(now, now.Add(tombstoneGrace))
+		stone.Renewed, stone.lineage.mark = true, c.commitMark()
+		_, err = c.r.m.store.Save(ctx, c.r.m.cookie.Name, stone, old.Version)
 		if err == nil {
 			c.rec = next
 			return token, nil
@@ -344,7 +367,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 				next.values = old.clone().values
 				next.CustomIdle, next.Idle, next.Persistent = old.CustomIdle, old.Idle, old.Persistent
 				next.Secure = old.Secure // of both
-				next.slide(now)
+				c.r.m.limits.slide(next, now)
 				token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version)
 			}
 		} else {
@@ -354,7 +377,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 			// Nobody has its token. The time for the commit may be what ran out.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_ = c.m.store.Delete(ctx, c.m.cookie.Name, next)
+			_ = c.r.m.store.Delete(ctx, c.r.m.cookie.Name, next)
 			return "", err
 		}
 	}
@@ -362,7 +385,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 
 // merge waits a little, gets the record that was found in place of ours, and makes our changes again on it.
 func (c *change) merge(ctx context.Context, ours *Record, conflict error, attempt int) (*Record, error) {
-	m := c.m
+	m := c.r.m
 	m.emit(ctx, Event{Kind: EventConflict, Outcome: OutcomeMerged, SessionID: ours.ID, Store: m.storeName})
 	if err := pause(ctx, attempt); err != nil {
 		return nil, c.failed(ctx, EventConflict, ours.ID, err)
@@ -373,7 +396,7 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 		current = found.Current
 	} else {
 		var err error
-		if current, err = m.store.Load(ctx, m.cookie.Name, c.client.token); err != nil {
+		if current, err = m.store.Load(ctx, m.cookie.Name, c.r.client.token); err != nil {
 			if errors.Is(err, ErrNotFound) {
 				err = ErrGone
 			}
@@ -412,11 +435,11 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 	if c.late && token != c.rec.Token {
 		return token, false // the client holds the record: it can no longer be given another
 	}
-	start := c.m.clock()
+	start := c.r.m.clock()
 	next := *c.rec
-	next.slide(now)
+	c.r.m.limits.slide(&next, now)
 	next.Secure = next.Secure || https // kept where the client holds the record, and gets it again
-	newToken, err := c.m.store.Touch(ctx, c.m.cookie.Name, &next)
+	newToken, err := c.r.m.store.Touch(ctx, c.r.m.cookie.Name, &next)
 	if err != nil {
 		c.s.mu.Lock()
 		c.s.touchFailed = true
@@ -424,84 +447,34 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 		if !errors.Is(err, ErrGone) {
 			c.failed(ctx, EventTouch, c.rec.ID, err)
 		} else {
-			c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
+			c.r.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.r.m.storeName, Duration: c.r.m.since(start)})
 		}
 		return token, false
 	}
-	c.rec.Expires = next.Expires
+	c.rec.Expires, c.rec.Idle = next.Expires, next.Idle
 	if newToken != c.rec.Token {
 		c.rec.Secure = next.Secure
 	}
-	c.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
+	c.rec.presentedAs(newToken)
+	c.r.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.r.m.storeName, Duration: c.r.m.since(start)})
 	return newToken, true
 }
 
+// destroy ends a session in the store. If a parallel request has renewed it, it lives on under a token that this request
+// does not know, and a logout that reported success would be lost: the error is ErrGone.
 func (c *change) destroy(ctx context.Context, rec *Record) error {
-	start := c.m.clock()
-	if err := c.end(ctx, rec); err != nil {
+	m := c.r.m
+	start := m.clock()
+	if err := m.store.Delete(ctx, m.cookie.Name, rec); err != nil {
 		return c.failed(ctx, EventDestroy, rec.ID, err)
 	}
-	c.m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
+	m.emit(ctx, Event{Kind: EventDestroy, Outcome: OutcomeDeleted, SessionID: rec.ID, Store: m.storeName, Duration: m.since(start)})
 	return nil
 }
 
-// end ends a session in the store. If a parallel request has renewed it, it lives on under a token that this request does
-// not know, and a logout that reported success would be lost: the error is ErrGone.
-func (c *change) end(ctx context.Context, rec *Record) error {
-	if s, ok := c.m.store.(*RedisStore); ok {
-		return s.end(ctx, rec)
-	}
-	ended, err := c.entomb(ctx, rec)
-	if err != nil || ended && c.m.keepsTombstones {
-		return err
-	}
-	// Where the tombstone could not be written, as in a store that is full, the record can still be deleted.
-	if err := c.m.store.Delete(ctx, c.m.cookie.Name, rec); err != nil {
-		if !ended {
-			return err
-		}
-		c.failed(ctx, EventDestroy, rec.ID, err)
-	}
-	return nil
-}
-
-// entomb puts a tombstone in the place of a session, with a version check, and says whether that has ended it. Once the
-// tombstone is there no renewal can succeed.
-func (c *change) entomb(ctx context.Context, rec *Record) (ended bool, err error) {
-	for attempt := 0; ; attempt++ {
-		now := c.m.limits.now()
-		stone := rec.tombstone(now, now.Add(renewedTombstone))
-		stone.mark = c.name()
-		_, err := c.m.store.Save(ctx, c.m.cookie.Name, stone, rec.Version)
-		if err == nil {
-			return true, nil
-		}
-		var found *ConflictError
-		if errors.As(err, &found) && found.Current != nil && pause(ctx, attempt) == nil {
-			rec = found.Current
-			continue
-		}
-		there, lerr := c.m.store.Load(ctx, c.m.cookie.Name, c.client.token)
-		switch {
-		case errors.Is(lerr, ErrNotFound):
-			return false, nil
-		case lerr != nil:
-			return false, lerr // it may have been renewed: nobody can tell
-		case there.Revoked:
-			if _, renewed := there.raw(renewedKey); renewed {
-				return false, ErrGone
-			}
-			return true, nil
-		case !errors.Is(err, ErrConflict) || pause(ctx, attempt) != nil:
-			return false, nil
-		}
-		rec = there
-	}
-}
-
-// name gives the mark of this commit, the same for each attempt and each store: so that what was written in part is not
-// taken for somebody else's change.
-func (c *change) name() string {
+// commitMark returns the mark of this commit, the same for each attempt and each store: so that what was written in part
+// is not taken for somebody else's change.
+func (c *change) commitMark() string {
 	if c.mark == "" {
 		c.mark = newMark()
 	}
@@ -510,12 +483,13 @@ func (c *change) name() string {
 
 // write saves one record as the successor of base, and reports how it went.
 func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
-	start := c.m.limits.now()
-	if !c.m.atClient {
-		rec.sign(c.name(), start)
+	m := c.r.m
+	start := m.limits.now()
+	if !m.atClient {
+		rec.lineage.sign(c.commitMark(), rec.Version, start)
 	}
 	rec.Version = nextVersion(base, start)
-	token, err := c.m.store.Save(ctx, c.m.cookie.Name, rec, base)
+	token, err := m.store.Save(ctx, m.cookie.Name, rec, base)
 	if err != nil {
 		rec.Version = base
 		if errors.Is(err, ErrConflict) {
@@ -523,11 +497,12 @@ func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *R
 		}
 		return "", c.failed(ctx, kind, rec.ID, err)
 	}
-	c.m.emit(ctx, Event{Kind: kind, Outcome: done, SessionID: rec.ID, Store: c.m.storeName, Duration: c.m.since(start)})
+	rec.presentedAs(token)
+	m.emit(ctx, Event{Kind: kind, Outcome: done, SessionID: rec.ID, Store: m.storeName, Duration: m.since(start)})
 	return token, nil
 }
 
-// failed reports an error and gives it back.
+// failed reports an error and returns it.
 func (c *change) failed(ctx context.Context, kind EventKind, id string, err error) error {
 	outcome := OutcomeError
 	switch {
@@ -536,184 +511,10 @@ func (c *change) failed(ctx context.Context, kind EventKind, id string, err erro
 	case errors.Is(err, ErrTooLarge):
 		outcome = OutcomeTooLarge
 	}
-	c.m.emit(ctx, Event{Kind: kind, Outcome: outcome, SessionID: id, Store: c.m.storeName, Err: err})
+	c.r.m.emit(ctx, Event{Kind: kind, Outcome: outcome, SessionID: id, Store: c.r.m.storeName, Err: err})
 	return err
 }
 
 func (c *change) tooLate(what string) {
-	c.m.emit(c.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, SessionID: c.rec.ID, Store: c.m.storeName, Detail: what})
-}
-
-// useSecure says whether a cookie of a session is Secure; seen says that the session has been seen on https.
-func (c *change) useSecure(seen bool) bool {
-	switch c.m.secure {
-	case SecureAlways:
-		return true
-	case DangerouslyNeverSecure:
-		return false
-	}
-	return seen || c.m.cookie.needsSecure() || c.m.scheme.Detect(c.r).HTTPS
-}
-
-// https says whether the request came by https, and reports a proxy header that was not believed.
-func (c *change) https(ctx context.Context) bool {
-	v := c.m.scheme.Detect(c.r)
-	if v.Ignored && c.m.secure == SecureAuto {
-		c.m.warnOnce(ctx, peerHost(c.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
-			Detail: c.m.scheme.Header + " from " + peerHost(c.r) + " was ignored: if that is your proxy, " + howToTrust(peerHost(c.r))})
-	}
-	return v.HTTPS
-}
-
-// warnInsecure reports a Secure cookie on a request that looks like plain http: a browser that is really on plain http
-// drops it, and nothing else would say why.
-func (c *change) warnInsecure(ctx context.Context, secure bool) {
-	if !secure || c.m.scheme.Detect(c.r).HTTPS {
-		return
-	}
-	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: c.rec.ID,
-		Detail: "the cookie is Secure, but the request from " + peerHost(c.r) + " looks like plain http: a browser on plain http drops it, one on https keeps it. " +
-			"Behind a proxy that ends TLS, make it send " + c.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
-}
-
-// warnDomain reports a cookie for a domain that the host of the request does not belong to: a browser drops it.
-func (c *change) warnDomain(ctx context.Context) {
-	domain := c.m.cookie.Domain
-	if domain == "" || domainMatches(c.r.Host, domain) {
-		return
-	}
-	c.m.warnOnce(ctx, c.r.Host, Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: c.rec.ID,
-		Detail: "Cookie.Domain is " + domain + ", but the request is for " + c.r.Host + ": a browser there drops the cookie. " +
-			"Leave Cookie.Domain empty, or name a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
-}
-
-// domainMatches says whether a browser at this host, with or without a port, takes a cookie for the domain (RFC 6265,
-// section 5.1.3).
-func domainMatches(host, domain string) bool {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 {
-		host = host[:i]
-	}
-	host, domain = strings.ToLower(strings.TrimSuffix(host, ".")), strings.ToLower(strings.TrimPrefix(domain, "."))
-	return host == domain || strings.HasSuffix(host, "."+domain)
-}
-
-// checkOrigin looks for the sign of a proxy chain that loses the scheme: the browser names this host with https, and
-// the request looks like http.
-func (st *state) checkOrigin(ctx context.Context) {
-	origin := st.r.Header.Get("Origin")
-	host, ok := strings.CutPrefix(origin, "https://")
-	if !ok || st.m.secure != SecureAuto || !strings.EqualFold(strings.TrimSuffix(host, ":443"), strings.TrimSuffix(st.r.Host, ":443")) {
-		return
-	}
-	v := st.m.scheme.Detect(st.r)
-	if v.HTTPS {
-		return
-	}
-	mend := "make every proxy pass on " + st.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"
-	if v.Ignored {
-		mend = howToTrust(peerHost(st.r)) + ", or set Config.Secure to SecureAlways"
-	}
-	st.m.warnOnce(ctx, st.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
-		Detail: "Origin says https, the proxy at " + peerHost(st.r) + " " + says(v, st.m.scheme.Header) + ": " + mend})
-}
-
-func says(v scheme.Verdict, header string) string {
-	switch {
-	case v.Ignored:
-		return "is not trusted, so its " + header + " is ignored"
-	case v.Claim == "":
-		return "sends no " + header
-	case strings.EqualFold(v.Claim, "http"), strings.EqualFold(v.Claim, "ws"):
-		return "says http (" + header + ")"
-	}
-	return "says neither http nor https (" + header + ")"
-}
-
-func howToTrust(peer string) string {
-	if peer == unixSocket {
-		return "set Config.TrustUnixSocket"
-	}
-	return "add it to Config.TrustedProxies"
-}
-
-// unixSocket is what a peer without an address is called.
-const unixSocket = "a Unix socket"
-
-func peerHost(r *http.Request) string {
-	switch i := strings.LastIndexByte(r.RemoteAddr, ':'); {
-	case scheme.IsUnixSocket(r.RemoteAddr):
-		return unixSocket
-	case i > 0:
-		return r.RemoteAddr[:i]
-	}
-	return "an address that cannot be read"
-}
-
-// setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.
-func (st *state) setCookie(line string) {
-	h := st.header()
-	h["Set-Cookie"] = append(h["Set-Cookie"], line)
-	var dropped []string
-	for name, values := range h {
-		if !isCacheHeader(name) {
-			continue
-		}
-		if asksForCaching(name, values) {
-			dropped = append(dropped, name)
-		}
-		delete(h, name)
-	}
-	h.Set("Cache-Control", "no-store")
-	if dropped != nil {
-		slices.Sort(dropped)
-		st.m.emit(st.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: st.m.storeName,
-			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Leave sessions unchanged on pages that are to be cached"})
-	}
-}
-
-// isCacheHeader knows the headers that a cache obeys, for some before Cache-Control: also the targeted ones of RFC 9213,
-// which are those of one CDN or another, and in whatever case a handler wrote them into the map.
-func isCacheHeader(name string) bool {
-	switch name = textproto.CanonicalMIMEHeaderKey(name); name {
-	case "Cache-Control", "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
-		return true
-	}
-	return strings.HasSuffix(name, "Cdn-Cache-Control")
-}
-
-// asksForCaching says whether a header lets a shared cache keep the response. Expires alone is not worth an event.
-func asksForCaching(name string, values []string) bool {
-	v := strings.ToLower(strings.Join(values, ","))
-	switch textproto.CanonicalMIMEHeaderKey(name) {
-	case "Expires":
-		return false
-	case "X-Accel-Expires":
-		return v != "0"
-	}
-	asks := false
-	for directive := range strings.SplitSeq(v, ",") {
-		directive, value, _ := strings.Cut(directive, "=")
-		switch strings.TrimSpace(directive) {
-		case "private", "no-store", "no-cache":
-			return false
-		case "public":
-			asks = true
-		case "max-age", "s-maxage", "cache-maxage":
-			asks = asks || strings.Trim(value, `"0 `) != ""
-		}
-	}
-	return asks
-}
-
-// addVary says that the response depends on the cookie, once.
-func addVary(h http.Header) {
-	for _, line := range h["Vary"] {
-		for name := range strings.SplitSeq(line, ",") {
-			name = strings.TrimSpace(name)
-			if name == "*" || strings.EqualFold(name, "Cookie") {
-				return
-			}
-		}
-	}
-	h["Vary"] = append(h["Vary"], "Cookie")
+	c.r.m.emit(c.r.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, SessionID: c.rec.ID, Store: c.r.m.storeName, Detail: what})
 }

@@ -111,19 +111,28 @@ func (m *Manager) since(start time.Time) (d time.Duration) {
 	return d
 }
 
-// emitterKey is the context key of the Manager that loads.
-type emitterKey struct{}
+// loadingKey is the context key of the load on whose behalf a store is asked.
+type loadingKey struct{}
 
 // managerOf returns the Manager on whose behalf a store is asked; nil if there is none.
 func managerOf(ctx context.Context) *Manager {
-	m, _ := ctx.Value(emitterKey{}).(*Manager)
-	return m
+	if l, ok := ctx.Value(loadingKey{}).(*loading); ok {
+		return l.m
+	}
+	return nil
 }
 
 // emitFrom lets a store emit an event through the Manager that asks it.
 func emitFrom(ctx context.Context, e Event) {
 	if m := managerOf(ctx); m != nil {
 		m.emit(ctx, e)
+	}
+}
+
+// loadAdopted lets a store tell the Manager that asks it that it has just taken the session over from another store.
+func loadAdopted(ctx context.Context) {
+	if l, ok := ctx.Value(loadingKey{}).(*loading); ok {
+		l.adopted = true
 	}
 }
 

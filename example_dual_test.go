@@ -149,7 +149,7 @@ func ExampleNewDualStore() {
 	fmt.Println(err)
 	// Output:
 	// true <nil> DualReadOld
-	// sessions: New: a store that the client keeps cannot hold revocations: move from it, not to it
+	// sessions: New: its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it
 	// sessions: CompareFraction: 10 is not between 0 and 1
 }
 

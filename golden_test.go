@@ -34,7 +34,7 @@ import (
 // Keys of both kinds:
 //   - expect: loaded, or the outcome with which it is refused
 //   - id, version, created, idle, expires, deadline (of a loaded record; times are milliseconds since 1970)
-//   - flags: any of persistent, secure, own-idle, revoked
+//   - flags: any of persistent, secure, custom-idle, revoked, renewed, renewed
 //   - value: a key in JSON quotes, a space, and the JSON text of its value; once for each
 //
 // testdata/sealed has cookie values as bodies, with these keys as well:
@@ -138,7 +138,7 @@ func (v *vector) describe(r *Record) {
 	for _, f := range []struct {
 		on   bool
 		name string
-	}{{r.Persistent, "persistent"}, {r.Secure, "secure"}, {r.CustomIdle, "own-idle"}, {r.Revoked, "revoked"}} {
+	}{{r.Persistent, "persistent"}, {r.Secure, "secure"}, {r.CustomIdle, "custom-idle"}, {r.Revoked, "revoked"}, {r.Renewed, "renewed"}} {
 		if f.on {
 			flags = append(flags, f.name)
 		}
@@ -146,8 +146,8 @@ func (v *vector) describe(r *Record) {
 	if flags != nil {
 		v.add("flags", strings.Join(flags, " "))
 	}
-	if r.marks != "" {
-		v.add("marks", r.marks)
+	if r.lineage.past != "" {
+		v.add("marks", r.lineage.past)
 	}
 	for key, raw := range r.Values() {
 		v.add("value", strconv.QuoteToASCII(key)+" "+strconv.QuoteToASCII(string(raw)))
@@ -209,7 +209,7 @@ func TestP13_GoldenSealed(t *testing.T) {
 			require.NoError(t, err)
 			again, err := store.Load(t.Context(), name, token)
 			require.NoError(t, err)
-			again.marks = r.marks // stay behind
+			again.lineage.past = r.lineage.past // stay behind
 			v.requireRecord(t, again)
 		})
 	}
@@ -308,9 +308,9 @@ func goldenRecords() map[string]func(*Record) string {
 			}
 			return "keys that need quoting, and keys that look like members of the record"
 		},
-		"persistent": func(r *Record) string { r.Persistent = true; return "flag persistent" },
-		"secure":     func(r *Record) string { r.Secure = true; return "flag secure" },
-		"own-idle":   func(r *Record) string { r.CustomIdle, r.Idle = true, 90*time.Second; return "flag own-idle" },
+		"persistent":  func(r *Record) string { r.Persistent = true; return "flag persistent" },
+		"secure":      func(r *Record) string { r.Secure = true; return "flag secure" },
+		"custom-idle": func(r *Record) string { r.CustomIdle, r.Idle = true, 90*time.Second; return "flag custom-idle" },
 		"all-flags": func(r *Record) string {
 			r.Persistent, r.Secure, r.CustomIdle, r.Idle = true, true, true, 365*24*time.Hour
 			return "all flags of a living session"
@@ -346,7 +346,8 @@ func goldenBroken(text string) map[string][2]string {
 		"digit-zero-byte":    {"a zero byte among the digits", at(3, "\x00")},
 		"version-0":          {"version 0, which means a new record to a store", at(0, "---------")},
 		"flags-unknown":      {"a flag of a later version", at(37, "F")},
-		"own-idle-0":         {"an idle timeout of its own that is none: it could be read, and never written", at(16, "-------"+text[start+23:start+37]+"7")},
+		"custom-idle-0":      {"an idle timeout of its own that is none: it could be read, and never written", at(16, "-------"+text[start+23:start+37]+"7")},
+		"flags-revoked":      {"a tombstone with flags of a session", at(37, "5")},
 		"flags-all-bits":     {"the greatest digit as flags", at(37, "z")},
 		"header-short":       {"a header that lacks a digit", text[:start+5] + text[start+6:]},
 		"header-empty":       {"no header", text[:start] + text[start+38:]},
@@ -415,12 +416,17 @@ func storedVectors(t *testing.T) (all []vector) {
 		all = append(all, v)
 	}
 	records := goldenRecords()
-	records["marks"] = func(r *Record) string { r.marks = "abcdef-----_zzzzzz"; return "three marks" }
-	records["marks-128"] = func(r *Record) string { r.marks = strings.Repeat("0aZ_-9", 128); return "the most marks" }
+	records["marks"] = func(r *Record) string { r.lineage.past = "abcdef-----_zzzzzz"; return "three marks" }
+	records["marks-128"] = func(r *Record) string { r.lineage.past = strings.Repeat("0aZ_-9", 128); return "the most marks" }
 	records["tombstone"] = func(r *Record) string {
 		*r = *r.tombstone(time.UnixMilli(1700000001000), time.UnixMilli(goldenExpiry))
-		r.marks = "abcdef"
-		return "a tombstone: the session was destroyed or renewed"
+		r.lineage.past = "abcdef"
+		return "a tombstone: the session was destroyed"
+	}
+	records["tombstone-renewed"] = func(r *Record) string {
+		*r = *r.tombstone(time.UnixMilli(1700000001000), time.UnixMilli(goldenExpiry))
+		r.Renewed = true
+		return "a tombstone: the session was renewed"
 	}
 	for _, name := range slices.Sorted(maps.Keys(records)) {
 		r := goldenRecord()

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"handover.example/sessions/internal/jsonindex"
-	"handover.example/sessions/internal/redisscript"
 )
 
 // Record is a session at rest: what a [Store] keeps. Handlers use a [Session] instead.
@@ -45,15 +44,24 @@ type Record struct {
 	Secure bool
 	// Revoked makes the record a tombstone: the session was destroyed or renewed, and must not come back.
 	Revoked bool
+	// Renewed says of a tombstone that the session lives on under another token.
+	Renewed bool
+	// Presented is what the client presents for this record, if that is not Token: the sealed record itself, or a token of
+	// another library. Load sets it. If it is not what Load was given, or is empty and Token is not, the [Manager] sends
+	// it (or Token) to the client. It is a secret like Token, and no part of the stored form.
+	Presented string
 
-	values []jsonindex.Entry
-	dual   dualState // what a DualStore knows of the copies
-	marks  string    // the last writes that led to the record, so that a repeated one knows its own first run
-	mark   string    // the write that is being made on it
-	lineal bool      // marks are those of all that led to it: no others may be added, as if their changes were in it
-	fresh  bool      // its token was made in this commit: nobody else can have written under it
+	values  []jsonindex.Entry
+	lineage lineage
+	origin  any // what the store that loaded or saved the record wants back at Save; opaque to all others
+}
 
-	replaces *Record // of a tombstone: the record whose place it takes
+// presents returns what the client presents for the record.
+func (r *Record) presents() string {
+	if r.Presented != "" {
+		return r.Presented
+	}
+	return r.Token
 }
 
 // Format prints the ID of the record and no more, with every verb: neither its token nor a value gets into a log.
@@ -106,6 +114,14 @@ func (r *Record) delete(key string) {
 	r.values = slices.DeleteFunc(r.values, func(e jsonindex.Entry) bool { return e.Key == key })
 }
 
+// presentedAs notes what the client presents for the record from now on.
+func (r *Record) presentedAs(token string) {
+	r.Presented = ""
+	if token != r.Token {
+		r.Presented = token
+	}
+}
+
 // clone gives a copy that can be changed without changing r.
 func (r *Record) clone() *Record {
 	c := *r
@@ -128,7 +144,8 @@ func (r *Record) slide(now time.Time) {
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, dual: r.dual, marks: r.marks, replaces: r,
+		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, Presented: r.Presented,
+		lineage: lineage{past: r.lineage.past}, origin: r.origin,
 	}
 }
 
@@ -181,8 +198,6 @@ const (
 	numberLength  = 7
 	maxNumber     = 1<<(6*numberLength) - 1 // as milliseconds since 1970: the year 2109
 	headerLength  = versionLength + 4*numberLength + 1
-	markLength    = redisscript.MarkLength
-	maxMarks      = redisscript.MaxMarks
 	digitAlphabet = "-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz"
 )
 
@@ -192,6 +207,8 @@ const (
 	flagRevoked
 	flagCustomIdle
 	flagsEnd
+
+	flagsRenewed = flagRevoked | flagPersistent // a tombstone has no cookie
 )
 
 var digitValue = func() (v [256]int8) {
@@ -220,7 +237,9 @@ func (r *Record) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-func (r *Record) appendStored(b []byte) []byte { return r.append(b, storedStart, r.ID, r.lineage()) }
+func (r *Record) appendStored(b []byte) []byte {
+	return r.append(b, storedStart, r.ID, r.lineage.marks())
+}
 
 // A sealed record has no marks: the client's copy is never compared with.
 func (r *Record) appendSealed(b []byte) []byte { return r.append(b, sealedStart, r.Token, "") }
@@ -255,8 +274,11 @@ func (r *Record) valuesLength() (n int) {
 }
 
 func (r *Record) flags() (f int) {
-	if r.Revoked {
-		return flagRevoked // and nothing else: the scripts know a tombstone by this digit
+	if r.Revoked { // a tombstone has no other flags: the scripts know it by these digits
+		if r.Renewed {
+			return flagsRenewed
+		}
+		return flagRevoked
 	}
 	if r.Persistent {
 		f |= flagPersistent
@@ -306,25 +328,27 @@ func parse(text, start string) (r *Record, name string, err error) {
 	}
 	flags := digitValue[header[headerLength-1]]
 	idle := number(1)
-	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 {
+	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 || flags&flagRevoked != 0 && flags > flagsRenewed {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)
 	if err != nil || rest != "]" {
 		return nil, "", errUndecodable
 	}
+	revoked := flags&flagRevoked != 0
 	return &Record{
 		Version:    version,
 		Created:    time.UnixMilli(number(0)),
 		Idle:       time.Duration(idle) * time.Millisecond,
 		Expires:    time.UnixMilli(number(2)),
 		Deadline:   time.UnixMilli(number(3)),
-		Persistent: flags&flagPersistent != 0,
+		Persistent: !revoked && flags&flagPersistent != 0,
 		Secure:     flags&flagSecure != 0,
-		Revoked:    flags&flagRevoked != 0,
+		Revoked:    revoked,
+		Renewed:    flags == flagsRenewed,
 		CustomIdle: flags&flagCustomIdle != 0,
 		values:     values,
-		marks:      marks,
+		lineage:    lineage{past: marks},
 	}, name, nil
 }
 
@@ -376,55 +400,4 @@ func appendKey(b []byte, key string) []byte {
 	}
 	quoted, _ := json.Marshal(key) // a string always can be
 	return append(b, quoted...)
-}
-
-// newMark names one write.
-func newMark() string {
-	var b [markLength]byte
-	rand.Read(b[:])
-	for i := range b {
-		b[i] = digitAlphabet[b[i]&63]
-	}
-	return string(b[:])
-}
-
-// markWindow is how long a repeated write can arrive after its first run: longer than any client retries.
-const markWindow = time.Minute
-
-// sign names the write that is about to be made on the record. The marks of a session that rested are dropped: nobody
-// will repeat a write of long ago.
-func (r *Record) sign(mark string, now time.Time) {
-	if r.mark != mark {
-		r.marks = r.lineage()
-	}
-	if !marksCount(r.Version, now) {
-		r.marks = ""
-	}
-	r.mark = mark
-}
-
-// marksCount says whether the marks of a version can still be met again.
-func marksCount(version int64, now time.Time) bool {
-	return now.UnixMicro()-version <= markWindow.Microseconds()
-}
-
-// lineage gives the marks of the record as they are written: those of the versions that it was made from, and its own.
-func (r *Record) lineage() string {
-	if r.mark == "" || hasMark(r.marks, r.mark) {
-		return r.marks
-	}
-	marks := r.marks
-	if over := len(marks) - (maxMarks-1)*markLength; over > 0 {
-		marks = marks[over:]
-	}
-	return marks + r.mark
-}
-
-func hasMark(marks, mark string) bool {
-	for ; len(marks) >= markLength; marks = marks[markLength:] {
-		if strings.HasPrefix(marks, mark) {
-			return true
-		}
-	}
-	return false
 }

@@ -1,7 +1,6 @@
 package sessions
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions/internal/jsonindex"
@@ -111,7 +108,7 @@ func TestNumbers(t *testing.T) {
 func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	lua := func(s string, from, to int) string { return s[from-1 : to] }
 	r := testRecord("k")
-	r.marks = "abcdefGHIJKL"
+	r.lineage.past = "abcdefGHIJKL"
 	number := func(n int64) string { return string(appendNumber(nil, n)) }
 	text := string(r.appendStored(nil))
 	require.Equal(t, string(appendVersion(nil, r.Version)), lua(text, 26, 34))
@@ -125,10 +122,12 @@ func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	now := time.UnixMilli(1700000005000)
 	stone := r.tombstone(now, now.Add(time.Minute))
 	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 63, 63))
+	stone.Renewed = true
+	require.Equal(t, "4", lua(string(stone.appendStored(nil)), 63, 63))
 	for flag := range flagsEnd {
 		o := r.clone()
 		o.Persistent, o.Secure, o.CustomIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagCustomIdle != 0
-		require.NotEqual(t, "3", lua(string(o.appendStored(nil)), 63, 63))
+		require.NotContains(t, "34", lua(string(o.appendStored(nil)), 63, 63))
 	}
 }
 
@@ -160,13 +159,14 @@ func TestRecordRoundTrip(t *testing.T) {
 		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
 		r.Persistent, r.Secure, r.Revoked, r.CustomIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagCustomIdle != 0
 		if r.Revoked { // a tombstone has no other flag
+			r.Renewed = r.Persistent
 			r.Persistent, r.Secure, r.CustomIdle = false, false, false
 		}
 		sealed, err := parseSealed(string(r.appendSealed(nil)))
 		require.NoError(t, err)
 		require.Equal(t, r, sealed)
 
-		r.marks = strings.Repeat("mark-0", f)
+		r.lineage.past = strings.Repeat("mark-0", f)
 		unmarked, err := parseSealed(string(r.appendSealed(nil)))
 		require.NoError(t, err)
 		require.Equal(t, sealed, unmarked, "marks stay on the server")
@@ -266,96 +266,6 @@ func TestRecordValues(t *testing.T) {
 	require.Equal(t, `"x"`, string(v), "a clone is apart")
 	require.Len(t, r.values, 3)
 	require.Equal(t, []jsonindex.Entry{{Key: "b", Raw: "1"}, {Key: "d", Raw: "null"}}, c.values)
-}
-
-func TestMarks(t *testing.T) {
-	seen := map[string]bool{}
-	var marks string
-	for range 1000 {
-		mark := newMark()
-		require.Len(t, mark, markLength)
-		require.False(t, seen[mark])
-		seen[mark] = true
-		for i := range len(mark) {
-			require.GreaterOrEqual(t, digitValue[mark[i]], int8(0))
-		}
-		marks += mark
-		require.True(t, hasMark(marks, mark))
-	}
-	require.False(t, hasMark("abcdefGHIJKL", "cdefGH"), "a mark stands at its place or nowhere")
-	require.False(t, hasMark("abcdefGHI", "GHI"))
-	require.False(t, hasMark("", "abcdef"))
-
-	now := time.UnixMilli(1700000000000)
-	rest := now.UnixMicro() - markWindow.Microseconds() // the oldest version that still counts
-	for _, c := range []struct {
-		version int64
-		kept    string
-	}{
-		{rest, "abcdefGHIJKL"},
-		{now.UnixMicro() + 5, "abcdefGHIJKL"}, // also when the clock goes back
-		{rest - 1, ""},                        // nobody repeats a write of long ago
-		{0, ""},                               // a new record has no earlier marks
-	} {
-		s := testRecord("k")
-		s.Version, s.marks, s.mark = c.version, "abcdef", "GHIJKL"
-		s.sign("mnopqr", now)
-		require.Equal(t, c.kept, s.marks)
-		require.Equal(t, c.kept+"mnopqr", s.lineage())
-		s.sign("mnopqr", now)
-		require.Equal(t, c.kept+"mnopqr", s.lineage(), "the same write again")
-	}
-	full := testRecord("k")
-	full.marks, full.mark = "first0"+strings.Repeat("abcdef", maxMarks-1), "GHIJKL"
-	require.Equal(t, full.marks[markLength:]+"GHIJKL", full.lineage(), "the oldest mark makes room")
-
-	r := testRecord("k")
-	r.marks = strings.Repeat("abcdef", maxMarks)
-	got, err := parseStored(string(r.appendStored(nil)))
-	require.NoError(t, err)
-	require.Equal(t, r.marks, got.marks)
-}
-
-// The header that the save script puts together from two records is one that parses, with the oldest marks gone.
-func TestMarksInRedis(t *testing.T) {
-	rdb := redis.NewClient(&redis.Options{Addr: miniredis.RunT(t).Addr()})
-	defer rdb.Close()
-	ctx := context.Background()
-	r := testRecord("k")
-	r.Version = time.Now().UnixMicro()
-	store, err := NewRedisStore(rdb, RedisStoreConfig{TTL: time.Hour})
-	require.NoError(t, err)
-	_, err = store.Save(ctx, "session", r, 0)
-	require.NoError(t, err)
-	var marks string
-	for i := range maxMarks + 20 {
-		if i > 0 {
-			marks += r.mark
-		}
-		r.marks, r.mark = "", newMark() // as of a writer who has not read the record from Redis
-		base := r.Version
-		r.Version++
-		r.set("k", fmt.Sprint(r.Version))
-		_, err = store.Save(ctx, "session", r, base)
-		require.NoError(t, err)
-	}
-	marks += r.mark
-	got, err := store.Load(ctx, "session", r.Token)
-	require.NoError(t, err)
-	require.Equal(t, marks[len(marks)-maxMarks*markLength:], got.marks)
-	require.Equal(t, r.values, got.values)
-	require.Equal(t, r.Version, got.Version)
-
-	now := time.Now()
-	touched := got.clone()
-	touched.Idle, touched.Expires = 2*time.Hour, now.Add(2*time.Hour).Truncate(time.Millisecond)
-	_, err = store.Touch(ctx, "session", touched)
-	require.NoError(t, err)
-	again, err := store.Load(ctx, "session", r.Token)
-	require.NoError(t, err)
-	require.Equal(t, touched.Expires.UnixMilli(), again.Expires.UnixMilli())
-	again.Expires = touched.Expires
-	require.Equal(t, touched, again, "a touch changes the idle timeout and the expiry, and nothing else")
 }
 
 func TestVersionsGrow(t *testing.T) {

@@ -538,7 +538,7 @@ func TestP08_RedisLogoutWithoutAnAnswer(t *testing.T) {
 // loadScripts spares the first calls their detour.
 func loadScripts(t testing.TB, rdb *redis.Client) {
 	t.Helper()
-	for _, s := range []*redis.Script{redisscript.Save, redisscript.Touch, redisscript.End} {
+	for _, s := range []*redis.Script{redisscript.Save, redisscript.Touch, redisscript.Delete} {
 		require.NoError(t, s.Load(context.Background(), rdb).Err())
 	}
 }

@@ -73,12 +73,8 @@ type session struct {
 	rec    *Record // the session as the handler sees it; private to this request
 	stored bool    // rec has come from the store, or has been written to it
 	isNew  bool    // there was none when the request began
-	dirty  bool    // there is something to write
-	renew  bool
-	ended  []*Record // stored sessions that were destroyed in this request
-	forget bool      // Destroy was called: the client's cookie must go
-	ops    []*op     // the changes since rec was loaded, to be made again on a newer record
-	gen    uint64    // counts the changes
+	gen    uint64  // counts the changes
+	pending
 
 	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
 
@@ -125,14 +121,23 @@ const (
 
 func (l *limits) newRecord(now time.Time) *Record {
 	now = now.Truncate(time.Millisecond)
-	r := &Record{Created: now, Idle: l.idle, Deadline: now.Add(l.absolute)}
-	r.slide(now)
+	r := &Record{Created: now, Deadline: now.Add(l.absolute)}
+	l.slide(r, now)
 	return r
 }
 
-// apply holds a record that was loaded to the limits in force now.
+// slide renews the idle timeout of a session that is in use, with the timeout in force.
+func (l *limits) slide(r *Record, now time.Time) {
+	if !r.CustomIdle {
+		r.Idle = l.idle
+	}
+	r.slide(now)
+}
+
+// apply lowers the timeouts of a record that was loaded to those in force now. One that was raised since, or is longer
+// than the store keeps a record, applies when the session is next written or touched.
 func (l *limits) apply(r *Record) {
-	idle := l.idle
+	idle := min(r.Idle, l.idle)
 	if r.CustomIdle {
 		idle = min(r.Idle, l.maxIdle)
 	}
@@ -151,15 +156,15 @@ func (l *limits) apply(r *Record) {
 func (s *session) ID() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.name()
+	s.ensureToken()
 	return s.rec.ID
 }
 
 // Format keeps what prints a session from printing its token and values.
 func (s *session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session "+s.ID()) }
 
-// name gives a new session its token, when somebody first needs it.
-func (s *session) name() {
+// ensureToken gives a new session its token, when somebody first needs it.
+func (s *session) ensureToken() {
 	if s.rec.Token == "" {
 		s.rec.Token = NewToken()
 		s.rec.ID, _ = TokenID(s.rec.Token)
@@ -183,7 +188,7 @@ func (s *session) ExpiresAt() time.Time {
 	defer s.mu.Unlock()
 	if s.dirty {
 		r := *s.rec
-		r.slide(s.limits.now())
+		s.limits.slide(&r, s.limits.now())
 		return r.Expires
 	}
 	return s.rec.Expires
@@ -320,7 +325,7 @@ func (s *session) Destroy() {
 	}
 	s.forget = true
 	s.rec = s.limits.newRecord(s.limits.now())
-	s.stored, s.isNew, s.dirty, s.renew, s.ops = false, true, false, false, nil
+	s.stored, s.isNew, s.pending.dirty, s.pending.renew, s.pending.ops = false, true, false, false, nil
 	s.gen++
 }
 

@@ -39,10 +39,11 @@ func NewCookieStore(cfg CookieStoreConfig) (*CookieStore, error) {
 	return &CookieStore{codec: cfg.Codec}, nil
 }
 
-func (s *CookieStore) storeName() string { return "cookie" }
+// String returns "cookie", the name of the store in events.
+func (s *CookieStore) String() string { return "cookie" }
 
-// clientSide says that the token is the record, sealed. A store that embeds a CookieStore has this from it.
-func (s *CookieStore) clientSide() {}
+// ClientSide reports true: the client's cookie holds the records.
+func (s *CookieStore) ClientSide() bool { return true }
 
 // Load opens a sealed record. It implements [Store].
 func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, error) {
@@ -63,6 +64,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 	if !rec.alive(time.Now()) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, expired: rec}
 	}
+	rec.Presented = token
 	return rec, nil
 }
 

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"math"
 	"math/rand/v2"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,23 +28,6 @@ const (
 	// NewOnly reads and writes the new store, and adopts what only the old one has, until AdoptUntil.
 	NewOnly
 )
-
-const useAPhase = "use OldOnly, DualReadOld, DualReadNew or NewOnly"
-
-// String returns the name of the constant.
-func (p Phase) String() string {
-	switch p {
-	case OldOnly:
-		return "OldOnly"
-	case DualReadOld:
-		return "DualReadOld"
-	case DualReadNew:
-		return "DualReadNew"
-	case NewOnly:
-		return "NewOnly"
-	}
-	return fmt.Sprintf("Phase(%d)", int32(p))
-}
 
 // DualStoreConfig is the configuration of a [DualStore]. It is copied by [NewDualStore].
 type DualStoreConfig struct {
@@ -81,17 +62,17 @@ type DualStoreConfig struct {
 }
 
 // DualStore moves sessions from one store to another while they are in use, in four phases, with nobody logged out. It
-// is a [Store]: the [Manager] does not know. It is safe for concurrent use, and must not be copied.
+// is a [Store] like any other. It is safe for concurrent use, and must not be copied.
 //
 // There is one cookie throughout. While both stores are written it is what the old store presents: of a [CookieStore]
 // the sealed record, which holds the token that names the record in the new store. In NewOnly it is the token alone.
 // From DualReadOld on every phase takes every form.
 //
-// Each record has a version that only grows. Where both copies are at hand the newer one counts, and the next write
+// Each record has a version that only grows. Where both copies are there the newer one counts, and the next write
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
-	oldIsClient  bool
+	atClient     atomic.Bool // the client holds the old store's records
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -113,13 +94,13 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	if isNil(cfg.New) {
 		bad.add("New", "required: the store to move to")
 	}
-	if !isNil(cfg.Old) && !isNil(cfg.New) && isSameStore(cfg.Old, cfg.New) {
+	if !isNil(cfg.Old) && !isNil(cfg.New) && sameRecords(cfg.Old, cfg.New) {
 		bad.add("New", "the same store as Old")
 	}
-	if isClientSide(cfg.New) {
-		bad.add("New", "a store that the client keeps cannot hold revocations: move from it, not to it")
+	if !isNil(cfg.New) && isClientSide(cfg.New) {
+		bad.add("New", newAtClient)
 	}
-	if cfg.Phase < OldOnly || cfg.Phase > NewOnly {
+	if !cfg.Phase.valid() {
 		bad.add("Phase", "unknown phase %d: %s", cfg.Phase, useAPhase)
 	}
 	for _, f := range [...]struct {
@@ -134,35 +115,16 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		return nil, err
 	}
 	d := &DualStore{
-		oldIsClient:  isClientSide(cfg.Old),
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
 		readOld: cfg.ReadOldFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
+	d.atClient.Store(isClientSide(cfg.Old))
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
 	return d, nil
 }
 
-// isClientSide says whether what a store keeps lies at the client, sealed.
-func isClientSide(s Store) bool {
-	_, ok := s.(interface{ clientSide() })
-	return ok
-}
-
-// isSameStore says whether two stores would write each other's records: they are one, or have one client and one prefix.
-func isSameStore(a, b Store) bool {
-	if x, ok := a.(*RedisStore); ok {
-		if y, ok := b.(*RedisStore); ok {
-			return x.prefix == y.prefix && same(x.rdb, y.rdb)
-		}
-	}
-	return same(a, b)
-}
-
-// same compares what may be of a type that cannot be compared.
-func same(a, b any) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
+const newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
 
 // Phase returns the phase that is in force.
 func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
@@ -171,245 +133,122 @@ func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
 // step at a time, and let every instance take a step before the next: see the runbook. SetPhase panics if p is not a
 // defined phase.
 func (d *DualStore) SetPhase(p Phase) {
-	if p < OldOnly || p > NewOnly {
+	if !p.valid() {
 		panic(fmt.Sprintf("sessions: SetPhase: unknown phase %d: %s", p, useAPhase))
 	}
 	d.setPhase(p)
 }
 
-func (d *DualStore) storeName() string { return "dual" }
-
-// keepsTombstones says that a tombstone is all that a Delete would leave.
-func (d *DualStore) keepsTombstones() {}
+// String returns "dual", the name of the store in events.
+func (d *DualStore) String() string { return "dual" }
 
 // MaxTTL returns the lesser of the limits of both stores.
-func (d *DualStore) MaxTTL() time.Duration {
-	ttl := time.Duration(math.MaxInt64)
-	for _, s := range [...]Store{d.old, d.new} {
-		if m, ok := s.(interface{ MaxTTL() time.Duration }); ok {
-			ttl = min(ttl, m.MaxTTL())
+func (d *DualStore) MaxTTL() time.Duration { return min(maxTTL(d.old), maxTTL(d.new)) }
+
+func (d *DualStore) rules(p Phase) rules { return rulesOf(p, d.checkRevoked, d.fallback) }
+
+// readRules returns the rules by which a session is read: in DualReadNew, those of DualReadOld for the ReadOldFraction.
+func (d *DualStore) readRules(p Phase, token string) rules {
+	r := d.rules(p)
+	if d.readOld > 0 && r.dual() && r.readNew {
+		h := fnv.New64a()
+		id, _ := TokenID(token) // hashed already, so that the share does not depend on how tokens are made
+		_, _ = h.Write([]byte(id))
+		var b [8]byte
+		binary.BigEndian.PutUint64(b[:], h.Sum64())
+		if 1-float64(binary.BigEndian.Uint64(b[:])>>11)/(1<<53) <= d.readOld {
+			return d.rules(DualReadOld)
 		}
 	}
-	return ttl
+	return r
 }
 
-// dualState is what a DualStore knows of a record's two copies. It travels in the record, from Load to Save.
-type dualState struct {
-	present  string // the token that the client should have instead of the one that it sent
-	known    bool   // the record has come from a DualStore
+// seen is what a DualStore knows of a record's two copies. It travels in the record, from Load to Save, as its origin.
+type seen struct {
+	by       *DualStore
 	oldVer   int64  // the version in the old store; 0 if there is none, or it is not known
 	newVer   int64  // likewise in the new store
 	oldSeen  bool   // the old store was asked, and answered
 	newSeen  bool   // the new store was asked, and answered
-	adopted  bool   // this request has brought the record to the new store
 	newMarks string // the last writes that led to the new store's copy; the record has them too
 	ended    bool   // this request has put its tombstone into the new store
 }
 
-// readsNew reports whether this session is read from the new store.
-func (d *DualStore) readsNew(phase Phase, token string) bool {
-	if phase != DualReadNew || d.readOld == 0 {
-		return phase >= DualReadNew
+// seenOf returns what is known of a record that was made from the version base, and whether it has come from this store.
+func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
+	switch o := rec.origin.(type) {
+	case *seen:
+		if o.by == d {
+			return *o, true
+		}
+	case *DualStore: // loaded in OldOnly: without an allocation
+		if o == d {
+			return seen{by: d, oldSeen: true, oldVer: base}, true
+		}
 	}
-	h := fnv.New64a()
-	id, _ := TokenID(token) // hashed already, so that the share does not depend on how tokens are made
-	_, _ = h.Write([]byte(id))
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], h.Sum64())
-	return float64(binary.BigEndian.Uint64(b[:])>>11)/(1<<53) >= d.readOld
+	return seen{by: d}, false
 }
 
-// copies are what the two stores have of one session.
-type copies struct {
-	token    string // names the session in both; empty if it is not known
-	old, new *Record
-	oldErr   error // why there is no old copy
-	newErr   error
-	newSeen  bool
+// oldHeld notes what the old store tells about itself: a token that is not that of the record is the record, sealed.
+func (d *DualStore) oldHeld(rec *Record, presented string) {
+	if presented != "" && presented != rec.Token && !d.atClient.Load() {
+		d.atClient.Store(true)
+	}
 }
 
 // Load reads a record as the phase says. It implements [Store].
 func (d *DualStore) Load(ctx context.Context, name, presented string) (*Record, error) {
 	phase := d.Phase()
 	d.tellPhase(ctx, phase)
-	rec, err := d.load(ctx, name, presented, phase)
-	d.loaded(phase, presented, rec, err)
+	rec, adopted, err := d.load(ctx, name, presented, phase)
+	if adopted {
+		loadAdopted(ctx)
+	}
+	d.loaded(phase, presented, rec, adopted, err)
 	return rec, err
 }
 
-func (d *DualStore) load(ctx context.Context, name, presented string, phase Phase) (*Record, error) {
-	if phase == OldOnly {
+func (d *DualStore) load(ctx context.Context, name, presented string, phase Phase) (rec *Record, adopted bool, err error) {
+	if !d.rules(phase).writeNew {
 		rec, err := d.old.Load(ctx, name, presented)
 		if err == nil {
-			rec.dual = dualState{known: true, oldSeen: true, oldVer: rec.Version} // the phase may change before it is written
+			d.oldHeld(rec, rec.Presented)
+			rec.origin = d // the phase may change before it is written
 		}
-		return rec, err
+		return rec, false, err
 	}
 	var c copies
-	if d.oldIsClient {
-		d.openOld(ctx, name, presented, &c)
-	} else {
-		c.token = presented
-		if _, ok := TokenID(presented); !ok {
-			return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "not the shape of a session token"}
-		}
+	d.openOld(ctx, name, presented, &c)
+	r := d.readRules(phase, c.token)
+	read := d.readOldFirst
+	if r.readNew {
+		read = d.readNewFirst
 	}
-	if d.readsNew(phase, c.token) {
-		return d.loadReadNew(ctx, name, presented, phase, &c)
+	if err := read(ctx, name, r, &c); err != nil {
+		return nil, false, err
 	}
-	return d.loadReadOld(ctx, name, presented, &c)
+	return d.choose(ctx, name, presented, r, &c)
 }
 
-// openOld opens what the client presents: a sealed record, alive or expired, or a token alone.
+// openOld finds out which session the client presents: a token alone, or a record that the client holds, which may have
+// expired.
 func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) {
-	if _, ok := TokenID(presented); ok {
+	if isToken(presented) {
 		c.token = presented
-		c.oldErr = &NotFoundError{Outcome: OutcomeUnknown, Detail: "the cookie is the token alone"}
+		if d.atClient.Load() {
+			c.oldErr = &NotFoundError{Outcome: OutcomeUnknown, Detail: "the cookie is the token alone"}
+		}
 		return
 	}
 	c.old, c.oldErr = d.old.Load(ctx, name, presented)
 	var miss *NotFoundError
 	switch {
 	case c.oldErr == nil:
+		d.oldHeld(c.old, c.old.Presented)
 		c.token = c.old.Token
 	case errors.As(c.oldErr, &miss) && miss.expired != nil:
 		c.token = miss.expired.Token // dead as a copy, but it still names its record in the new store
 	}
-}
-
-func (d *DualStore) loadReadOld(ctx context.Context, name, presented string, c *copies) (*Record, error) {
-	if !d.oldIsClient {
-		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
-		if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) {
-			return nil, c.oldErr
-		}
-	}
-	sampled := d.compare > 0 && rand.Float64() < d.compare
-	// A client brings the newest cookie along, also back from a later phase. A store on the server knows nothing of what
-	// was written, or ended, where it was not asked.
-	ask := c.old == nil || !d.oldIsClient || d.checkRevoked || sampled
-	if ask && c.token != "" {
-		c.new, c.newErr = d.new.Load(ctx, name, c.token)
-		c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
-		if !c.newSeen && c.old == nil {
-			return nil, c.newErr // nobody knows: not a logout
-		}
-		if sampled && c.newSeen && c.old != nil {
-			d.compareCopies(ctx, c)
-		}
-	}
-	return d.choose(ctx, name, presented, DualReadOld, c)
-}
-
-func (d *DualStore) loadReadNew(ctx context.Context, name, presented string, phase Phase, c *copies) (*Record, error) {
-	if c.token == "" {
-		return nil, c.oldErr
-	}
-	c.new, c.newErr = d.new.Load(ctx, name, c.token)
-	c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
-	if !c.newSeen && !(d.fallback && phase == DualReadNew) {
-		return nil, c.newErr
-	}
-	if !d.oldIsClient && (phase == DualReadNew || c.new == nil && d.adopts(phase)) {
-		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
-		if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) && c.new == nil {
-			return nil, c.oldErr // the old copy may be the only one
-		}
-	}
-	if !c.newSeen {
-		if c.old == nil {
-			return nil, c.newErr
-		}
-		d.figures.Load().fallbackReads.Add(1)
-	}
-	return d.choose(ctx, name, presented, phase, c)
-}
-
-// choose takes the newer of the copies, or adopts the only one there is.
-func (d *DualStore) choose(ctx context.Context, name, presented string, phase Phase, c *copies) (*Record, error) {
-	for _, rec := range [...]*Record{c.new, c.old} {
-		if rec != nil && rec.Revoked {
-			return rec, nil
-		}
-	}
-	var rec *Record
-	switch {
-	case c.old == nil && c.new == nil:
-		if c.newErr != nil && (c.oldErr == nil || isToken(presented)) {
-			return nil, c.newErr
-		}
-		return nil, c.oldErr
-	case c.old == nil:
-		rec = c.new
-	case c.new == nil:
-		rec = c.old
-		if !d.adopts(phase) {
-			d.figures.Load().tooLate.Add(1)
-			return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, Detail: "only the old store has it, and AdoptUntil has passed"}
-		}
-	case d.takesNew(phase, c.old, c.new):
-		rec = c.new
-	default:
-		rec = c.old
-	}
-	s := dualState{known: true, newSeen: c.newSeen, oldSeen: c.old != nil || errors.Is(c.oldErr, ErrNotFound)}
-	if c.old != nil {
-		s.oldVer = c.old.Version
-	}
-	if c.new != nil {
-		s.newVer, s.newMarks = c.new.Version, c.new.marks
-	}
-	rec.dual = s
-	missing := c.new == nil && c.newSeen && phase >= DualReadNew
-	// In NewOnly a cookie is about to lose its newer copy. Between two servers a newer old copy may be half of a parallel
-	// request's two writes: there only the next change repairs the new store.
-	behind := c.new != nil && rec == c.old && c.new.Version < rec.Version && phase == NewOnly
-	if missing || behind {
-		if err := d.adopt(ctx, name, rec); err != nil {
-			return nil, err
-		}
-	}
-	d.represent(ctx, name, presented, phase, c.old == nil, rec)
-	return rec, nil
-}
-
-// takesNew reports whether the new store's copy counts where both are there: if it is the newer one. Copies of one version
-// are mostly the same write, and then the read side counts. If they are two writes, every phase must decide alike: the
-// client's copy counts, because some phases see no other; of two servers, the new one.
-func (d *DualStore) takesNew(phase Phase, old, new *Record) bool {
-	switch {
-	case new.Version > old.Version:
-		return true
-	case new.Version < old.Version:
-		return !d.oldIsClient && diverged(new, old, d.now()) // the other request will find it, and be merged
-	case d.oldIsClient:
-		return false
-	}
-	return phase >= DualReadNew || lacks(new.marks, old.marks) || lacks(old.marks, new.marks)
-}
-
-// diverged says whether the newer of two copies was not made from the older one, although both are of now: of two
-// parallel requests one is between its two writes. The older one is then not a copy that was left behind: an instance in
-// the neighbouring phase, which writes that store alone, may have said that it is saved.
-func diverged(older, newer *Record, now time.Time) bool {
-	return marksCount(older.Version, now) && lacks(newer.marks, older.marks)
-}
-
-// lacks says whether one of the last of these writes is not among the marks. All are looked for: a request that tries
-// again leaves the same mark in records that were made from different ones.
-func lacks(marks, writes string) bool {
-	const last = 32 * markLength // fewer than a record keeps, so that those it had to drop are not missed
-	for writes = writes[max(0, len(writes)-last):]; len(writes) >= markLength; writes = writes[markLength:] {
-		if !hasMark(marks, writes[:markLength]) {
-			return true
-		}
-	}
-	return false
-}
-
-// adopts says whether an old copy may still be taken over.
-func (d *DualStore) adopts(phase Phase) bool {
-	return phase != NewOnly || d.adoptUntil.IsZero() || d.now().Before(d.adoptUntil)
 }
 
 func isToken(presented string) bool {
@@ -417,264 +256,350 @@ func isToken(presented string) bool {
 	return ok
 }
 
+// loadOld reads the old copy, unless the client has brought it along.
+func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
+	if c.old == nil && c.oldErr == nil {
+		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
+	}
+}
+
+func (d *DualStore) loadNew(ctx context.Context, name string, c *copies) {
+	c.new, c.newErr = d.new.Load(ctx, name, c.token)
+	c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
+}
+
+func (d *DualStore) readOldFirst(ctx context.Context, name string, r rules, c *copies) error {
+	d.loadOld(ctx, name, c)
+	if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) {
+		return c.oldErr
+	}
+	sampled := d.compare > 0 && rand.Float64() < d.compare
+	// A client brings the newest cookie along, also back from a later phase. A store on the server knows nothing of what
+	// was written, or ended, where it was not asked.
+	ask := c.old == nil || !d.atClient.Load() || r.revoke || sampled
+	if !ask || c.token == "" {
+		return nil
+	}
+	d.loadNew(ctx, name, c)
+	if !c.newSeen && c.old == nil {
+		return c.newErr // nobody knows: not a logout
+	}
+	if sampled && c.newSeen && c.old != nil {
+		d.compareCopies(ctx, c)
+	}
+	return nil
+}
+
+func (d *DualStore) readNewFirst(ctx context.Context, name string, r rules, c *copies) error {
+	if c.token == "" {
+		return c.oldErr
+	}
+	d.loadNew(ctx, name, c)
+	if !c.newSeen && r.needNew {
+		return c.newErr
+	}
+	if r.writeOld || c.new == nil && d.mayAdopt(r) {
+		d.loadOld(ctx, name, c)
+		if c.oldErr != nil && !errors.Is(c.oldErr, ErrNotFound) && c.new == nil {
+			return c.oldErr // the old copy may be the only one
+		}
+	}
+	if !c.newSeen {
+		if c.old == nil {
+			return c.newErr
+		}
+		d.figures.Load().fallbackReads.Add(1)
+	}
+	return nil
+}
+
+// mayAdopt reports whether an old copy may still be taken over.
+func (d *DualStore) mayAdopt(r rules) bool {
+	return r.writeOld || d.adoptUntil.IsZero() || d.now().Before(d.adoptUntil)
+}
+
+// choose takes the copy that counts, and writes it to the new store if that must have it.
+func (d *DualStore) choose(ctx context.Context, name, presented string, r rules, c *copies) (rec *Record, adopted bool, err error) {
+	atClient := d.atClient.Load()
+	p := pick(r, atClient, c, d.mayAdopt(r), d.now())
+	switch {
+	case p.late:
+		d.figures.Load().tooLate.Add(1)
+		return nil, false, &NotFoundError{Outcome: OutcomeExpired, SessionID: c.old.ID, Detail: "only the old store has it, and AdoptUntil has passed"}
+	case p.rec == nil:
+		if c.newErr != nil && (c.oldErr == nil || isToken(presented)) {
+			return nil, false, c.newErr
+		}
+		return nil, false, c.oldErr
+	case p.rec.Revoked:
+		return p.rec, false, nil
+	}
+	rec = p.rec
+	s := seen{by: d, newSeen: c.newSeen, oldSeen: c.old != nil || errors.Is(c.oldErr, ErrNotFound)}
+	if c.old != nil {
+		s.oldVer = c.old.Version
+	}
+	if c.new != nil {
+		s.newVer, s.newMarks = c.new.Version, c.new.lineage.past
+	}
+	if p.adopt {
+		if rec, adopted, err = d.adopt(ctx, name, rec, r, &s); err != nil || rec.Revoked {
+			return rec, adopted, err
+		}
+	}
+	rec.origin = &s
+	if atClient {
+		rec.Presented = d.present(ctx, name, presented, r, c.old == nil, rec)
+	}
+	return rec, adopted, nil
+}
+
 // adopt writes an old copy to the new store, as it is: the same version, the same expiry. Somebody else may have been
 // quicker: then theirs counts if it is newer.
-func (d *DualStore) adopt(ctx context.Context, name string, rec *Record) error {
+func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules, s *seen) (_ *Record, adopted bool, err error) {
+	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // one has come meanwhile
 	for ctx.Err() == nil {
-		_, err := d.new.Save(ctx, name, d.copyOf(rec), rec.dual.newVer)
+		_, err := d.new.Save(ctx, name, d.copyOf(rec), s.newVer)
 		switch {
 		case err == nil:
-			rec.dual.newVer, rec.dual.adopted = rec.Version, true
-			return nil
-		case errors.Is(err, ErrGone) && rec.dual.newVer != 0:
-			rec.dual.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
+			s.newVer = rec.Version
+			return rec, true, nil
+		case errors.Is(err, ErrGone) && s.newVer != 0:
+			s.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
 			continue
 		case errors.Is(err, ErrGone):
-			*rec = *rec.tombstone(d.now(), rec.Deadline) // which has come meanwhile
-			return nil
+			return ended(), false, nil
 		case !errors.Is(err, ErrConflict):
-			if d.fallback && d.Phase() == DualReadNew {
+			if !r.needNew {
 				d.figures.Load().newWriteErrorsIgnored.Add(1)
-				rec.dual.newSeen = false
-				return nil
+				s.newSeen = false
+				return rec, false, nil
 			}
-			return err
+			return nil, false, err
 		}
 		current, err := currentOf(ctx, name, d.new, rec, err)
 		switch {
 		case errors.Is(err, ErrGone):
-			rec.dual.newVer = 0
+			s.newVer = 0
 		case err != nil:
-			return err
+			return nil, false, err
 		case current.Revoked:
-			*rec = *rec.tombstone(d.now(), rec.Deadline) // which has come meanwhile
-			return nil
+			return ended(), false, nil
 		case current.Version >= rec.Version:
-			state := rec.dual
-			state.newVer = current.Version
-			*rec = *current
-			rec.dual = state
-			return nil
+			s.newVer = current.Version
+			return current, false, nil
 		default:
-			rec.dual.newVer = current.Version
+			s.newVer = current.Version
 		}
 	}
-	return ctx.Err()
+	return nil, false, ctx.Err()
 }
 
-// represent decides whether the client should have another form of its cookie: the sealed record while both stores are
-// written, the token alone after that.
-func (d *DualStore) represent(ctx context.Context, name, presented string, phase Phase, noCopy bool, rec *Record) {
-	if !d.oldIsClient || rec.Revoked {
-		return
+// present returns what the client should present for a record if it holds the old copy: the sealed record while both
+// stores are written, the token alone after that.
+func (d *DualStore) present(ctx context.Context, name, presented string, r rules, noCopy bool, rec *Record) string {
+	if !r.writeOld {
+		return rec.Token
 	}
-	switch {
-	case phase == NewOnly && presented != rec.Token:
-		rec.dual.present = rec.Token
-	case phase != NewOnly && noCopy:
+	if noCopy {
 		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
-			rec.dual.present = sealed
+			return sealed
 		}
 	}
+	return presented
 }
 
 // Save writes a record as the phase says. It implements [Store].
 func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
 	phase := d.Phase()
-	token, err := d.save(ctx, name, rec, base, phase)
+	token, err := d.save(ctx, name, rec, base, d.rules(phase))
 	if err == nil {
-		rec.dual.known = true
 		d.saved(phase, rec, base)
 	}
 	return token, err
 }
 
-func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int64, phase Phase) (string, error) {
-	if phase == OldOnly && d.oldIsClient {
+func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int64, r rules) (token string, err error) {
+	atClient := d.atClient.Load()
+	if !r.writeNew && atClient {
 		return d.old.Save(ctx, name, rec, base)
 	}
-	if rec.Revoked && rec.Expires.Before(rec.Deadline) {
-		rec = rec.clone()
-		rec.Expires = rec.Deadline // as long as any cookie of the session could live
+	shallow := *rec
+	out := &shallow
+	if out.Revoked && out.Expires.Before(out.Deadline) {
+		out.Expires = out.Deadline // as long as any cookie of the session could live
 	}
-	if rec.mark == "" { // not from a Manager
-		rec = rec.clone()
-		rec.mark = newMark()
+	if out.lineage.mark == "" { // not from a Manager
+		out.lineage.mark = newMark()
 	}
-	rec.lineal, rec.fresh = !d.oldIsClient, false // the marks of both copies are compared
-	switch {
-	case phase == NewOnly:
-		_, err := d.saveNew(ctx, name, rec, base, phase, true)
-		return rec.Token, err
-	case d.newFirst(rec, phase):
-		kept, err := d.saveNew(ctx, name, rec, base, phase, false)
-		if err != nil {
-			return "", err
+	out.lineage.complete, out.lineage.fresh = !atClient, false // the marks of both copies are compared
+	s, known := d.seenOf(rec, base)
+	token = rec.Token
+	kept := false
+	sides := order(r, rec.Revoked, atClient)
+	for i, to := range sides {
+		last := i == len(sides)-1
+		var ok bool
+		if to == newSide {
+			ok, err = d.saveNew(ctx, name, out, base, r, &s, known, last && !kept)
+		} else {
+			var text string
+			text, ok, err = d.saveOld(ctx, name, out, base, r, &s, known, last && !kept)
+			if ok {
+				token = text
+			}
 		}
-		token, _, err := d.saveOld(ctx, name, rec, base, phase, !kept)
-		return token, err
+		if err != nil {
+			break
+		}
+		kept = kept || ok
 	}
-	token, kept, err := d.saveOld(ctx, name, rec, base, phase, phase != DualReadNew)
-	if err != nil || phase == OldOnly {
-		return token, err
+	if rec.lineage.mark != "" { // from a Manager, which may write it again
+		rec.origin = &s
 	}
-	if _, err := d.saveNew(ctx, name, rec, base, phase, !kept); err != nil {
+	if err != nil {
 		return "", err
 	}
 	return token, nil
 }
 
-// newFirst says whether a tombstone goes to the new store first: where it must not fail there. Of two stores on the
-// server the old one would end the session, although the renewal that wanted it has failed.
-func (d *DualStore) newFirst(rec *Record, phase Phase) bool {
-	return rec.Revoked && !d.oldIsClient && (phase == DualReadNew || phase == DualReadOld && d.checkRevoked)
-}
-
-// saveOld writes the old copy, and reports whether it was kept: with must, that it was not is an error. A cookie is only
-// sealed here: it reaches the client after the new store was written.
-func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base int64, phase Phase, must bool) (token string, kept bool, err error) {
-	if d.oldIsClient {
+// saveOld writes the old copy, and reports whether it was kept. alone reports whether no other store has the record.
+func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base int64, r rules, s *seen, known, alone bool) (token string, kept bool, err error) {
+	if d.atClient.Load() {
 		token, err := d.old.Save(ctx, name, rec, base)
-		if errors.Is(err, ErrTooLarge) && phase == DualReadNew {
+		if errors.Is(err, ErrTooLarge) && !r.needOld {
 			d.figures.Load().tokenOnly.Add(1)
-			return rec.Token, false, nil // the new store must have it
+			return "", false, nil // the new store must have it
 		}
 		return token, err == nil, err
 	}
-	s := side{store: d.old, ver: base, present: true, strict: !rec.dual.known}
-	if rec.dual.known {
-		s.present = phase != DualReadNew && rec.dual.oldSeen && rec.dual.oldVer != 0
+	w := write{to: oldSide, rec: rec, base: base, expect: base, seen: !known || r.needOld && s.oldSeen && s.oldVer != 0, strict: !known}
+	if s.oldSeen {
+		w.expect = s.oldVer
 	}
-	if rec.dual.oldSeen {
-		s.ver = rec.dual.oldVer
+	if isRecent(s.newVer, d.now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
+		w.beside = s.newMarks
 	}
-	if marksCount(rec.dual.newVer, d.now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
-		s.other = rec.dual.newMarks
-	}
-	err = d.forward(ctx, name, s, rec, base)
+	token, err = d.forward(ctx, name, w)
 	var conflict *ConflictError
 	switch {
 	case err == nil:
-		rec.dual.oldSeen, rec.dual.oldVer = true, rec.Version
-		return rec.Token, true, nil
+		s.oldSeen, s.oldVer = true, rec.Version
+		d.oldHeld(rec, token)
+		return token, true, nil
 	case errors.As(err, &conflict):
-		conflict.Current.dual = dualState{known: true, oldSeen: true, oldVer: conflict.Current.Version, newSeen: rec.dual.newSeen, newVer: rec.dual.newVer, newMarks: rec.dual.newMarks, ended: rec.dual.ended}
+		found := *s
+		found.oldSeen, found.oldVer = true, conflict.Current.Version
+		conflict.Current.origin = &found
 		return "", false, err
-	case errors.Is(err, ErrGone), must, phase != DualReadNew:
+	case errors.Is(err, ErrGone), !mayFail(r, oldSide, rec.Revoked, alone):
 		return "", false, err
 	}
 	d.figures.Load().oldWriteErrorsIgnored.Add(1)
-	return rec.Token, false, nil // in DualReadNew a failure of the old store is counted
+	return "", false, nil
 }
 
-// saveNew writes the new copy, and reports whether it was kept: with must, that it was not is an error.
-func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, phase Phase, must bool) (kept bool, err error) {
-	if rec.Revoked && rec.dual.ended {
+// saveNew writes the new copy, and reports whether it was kept. alone reports whether no other store has the record.
+func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, r rules, s *seen, known, alone bool) (kept bool, err error) {
+	if rec.Revoked && s.ended {
 		return true, nil // by the attempt before, which met a parallel write in the old store
 	}
-	s := side{store: d.new, ver: base, present: true, strict: !rec.dual.known}
-	if rec.dual.known {
-		s.present = phase >= DualReadNew && rec.dual.newSeen && rec.dual.newVer != 0
+	w := write{to: newSide, rec: rec, base: base, expect: base, seen: !known || r.readNew && s.newSeen && s.newVer != 0, strict: !known}
+	if s.newSeen {
+		w.expect = s.newVer
 	}
-	if rec.dual.newSeen {
-		s.ver = rec.dual.newVer
-	}
-	err = d.forward(ctx, name, s, rec, base)
+	token, err := d.forward(ctx, name, w)
 	var conflict *ConflictError
 	switch {
+	case err == nil && token != rec.Token:
+		return false, &ConfigError{"New", newAtClient} // a wrapper has hidden that
 	case err == nil:
-		rec.dual.newSeen, rec.dual.newVer, rec.dual.newMarks, rec.dual.ended = true, rec.Version, rec.lineage(), rec.Revoked
+		s.newSeen, s.newVer, s.newMarks, s.ended = true, rec.Version, rec.lineage.marks(), rec.Revoked
 		return true, nil
 	case errors.As(err, &conflict):
-		conflict.Current.dual = dualState{known: true, newSeen: true, newVer: conflict.Current.Version, newMarks: conflict.Current.marks, oldSeen: rec.dual.oldSeen, oldVer: rec.dual.oldVer}
+		found := *s
+		found.newSeen, found.newVer, found.newMarks = true, conflict.Current.Version, conflict.Current.lineage.past
+		conflict.Current.origin = &found
 		return false, err
 	case errors.Is(err, ErrGone):
 		return false, err
-	case rec.Revoked:
-		promised := d.checkRevoked || phase >= DualReadNew
-		d.tombstoneFailed(rec, !promised)
-		if promised {
-			return false, err
-		}
+	}
+	ignore := mayFail(r, newSide, rec.Revoked, alone)
+	if rec.Revoked {
+		d.tombstoneFailed(rec, ignore)
+	} else if ignore {
+		d.figures.Load().newWriteErrorsIgnored.Add(1) // the old copy carries the change
+	}
+	if ignore {
 		return false, nil
-	case !must && (phase == DualReadOld || phase == DualReadNew && d.fallback):
-		d.figures.Load().newWriteErrorsIgnored.Add(1)
-		return false, nil // counted; the old copy carries the change
 	}
 	return false, err
 }
 
-// side is one store, with what is known of the record's copy in it.
-type side struct {
-	store   Store
-	ver     int64  // the version that is expected there
-	present bool   // it is read there, and was seen there, so that its absence means an end
-	strict  bool   // nothing is known: an older copy there is a conflict too
-	other   string // of two stores on the server, in the old one: the last writes that led to the new store's copy
+func (d *DualStore) side(s side) Store {
+	if s == newSide {
+		return d.new
+	}
+	return d.old
 }
 
-// forward writes rec over what one store has of it: the version that is expected, nothing at all, or an older copy that
-// was left behind when a write failed. A copy newer than base is somebody else's change: a conflict.
-func (d *DualStore) forward(ctx context.Context, name string, s side, rec *Record, base int64) error {
-	put := func() (err error) {
-		if s.ver == 0 && rec.Revoked && rec.replaces != nil {
-			s.ver, err = d.putBefore(ctx, name, s.store, rec.replaces)
+// forward writes a record over what one store has of it: the version that is expected, nothing at all, or an older copy
+// that was left behind when a write failed. A copy newer than base is somebody else's change: a conflict.
+func (d *DualStore) forward(ctx context.Context, name string, w write) (token string, err error) {
+	store := d.side(w.to)
+	for ctx.Err() == nil {
+		if w.expect == 0 && w.base != 0 && w.rec.Revoked {
+			if w.expect, err = d.putPlaceholder(ctx, name, store, w); err != nil {
+				return "", err
+			}
 		}
-		return err
-	}
-	if err := put(); err != nil {
-		return err
-	}
-	for {
-		_, err := s.store.Save(ctx, name, rec, s.ver)
+		token, err = store.Save(ctx, name, w.rec, w.expect)
 		switch {
-		case errors.Is(err, ErrGone) && s.ver != 0 && !s.present:
-			s.ver = 0
-			if err := put(); err != nil {
-				return err
-			}
+		case errors.Is(err, ErrGone) && w.expect != 0 && !w.seen:
+			w.expect = 0
 		case errors.Is(err, ErrConflict):
-			current, cerr := currentOf(ctx, name, s.store, rec, err)
-			switch {
-			case cerr != nil:
-				return cerr
-			case current.Revoked:
-				return ErrGone
-			case rec.mark != "" && hasMark(current.marks, rec.mark):
-				return nil // made from what this commit wrote to the other store: the change is in it
-			case lacks(current.marks, s.other):
-				// made without what the new store says: whoever wrote it will find that out there
-			case s.strict || current.Version > base || current.Version == s.ver || rec.lineal && s.store == d.new && diverged(current, rec, d.now()):
-				return &ConflictError{Current: current}
+			current, err := currentOf(ctx, name, store, w.rec, err)
+			if err != nil {
+				return "", err
 			}
-			s.ver = current.Version
+			switch onConflict(w, current, d.now()) {
+			case actDone:
+				return w.rec.Token, nil
+			case actGone:
+				return "", ErrGone
+			case actConflict:
+				return "", &ConflictError{Current: current}
+			}
+			w.expect = current.Version
 		default:
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
+			return token, err
 		}
 	}
+	return "", ctx.Err()
 }
 
-// copyOf gives a copy for the other store: no write of its own, so that it has no mark that the first one lacks.
+// copyOf returns a copy for the other store.
 func (d *DualStore) copyOf(rec *Record) *Record {
 	c := rec.clone()
-	c.marks, c.mark, c.lineal, c.fresh = rec.lineage(), "", !d.oldIsClient, false
+	c.lineage = rec.lineage.copied(!d.atClient.Load())
 	return c
 }
 
-// putBefore writes the record that a tombstone is about to replace, if there is none, and returns the version that is
-// there. A tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write.
-func (d *DualStore) putBefore(ctx context.Context, name string, s Store, rec *Record) (int64, error) {
-	_, err := s.Save(ctx, name, d.copyOf(rec), 0)
+// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
+// tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
+// placeholder is older than the session that is about to end, so that it counts nowhere.
+func (d *DualStore) putPlaceholder(ctx context.Context, name string, s Store, w write) (int64, error) {
+	p := d.copyOf(w.rec)
+	p.lineage.past = w.rec.lineage.past
+	p.Revoked, p.Renewed, p.Version = false, false, max(1, w.base-1)
+	_, err := s.Save(ctx, name, p, 0)
 	if errors.Is(err, ErrConflict) {
-		return rec.Version, nil // the version check will tell
+		return w.base, nil // the version check will tell
 	}
-	return rec.Version, err
+	return p.Version, err
 }
 
-// currentOf gives the record that a conflict found.
+// currentOf returns the record that a conflict found.
 func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict error) (*Record, error) {
 	var found *ConflictError
 	if errors.As(conflict, &found) && found.Current != nil {
@@ -689,17 +614,18 @@ func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict 
 
 // Touch renews the expiry of both copies. It implements [Store].
 func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
-	phase := d.Phase()
-	if phase == OldOnly {
+	r := d.rules(d.Phase())
+	if !r.writeNew {
 		return d.old.Touch(ctx, name, rec)
 	}
 	_, err := d.new.Touch(ctx, name, rec)
+	gone := errors.Is(err, ErrGone)
 	switch {
-	case phase == NewOnly:
+	case !r.writeOld:
 		return rec.Token, err
-	case err != nil && phase == DualReadNew && (errors.Is(err, ErrGone) || !d.fallback):
+	case err != nil && r.readNew && (gone || r.needNew):
 		return "", err
-	case errors.Is(err, ErrGone): // never written there, or ended: then the client must not get a cookie again
+	case gone: // never written there, or ended: then the client must not get a cookie again
 		if current, err := d.new.Load(ctx, name, rec.Token); err == nil && current.Revoked {
 			return "", ErrGone
 		}
@@ -707,7 +633,7 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 		d.figures.Load().newWriteErrorsIgnored.Add(1)
 	}
 	token, oldErr := d.old.Touch(ctx, name, rec)
-	if err == nil && oldErr != nil && (phase == DualReadNew || errors.Is(oldErr, ErrGone) || errors.Is(oldErr, ErrTooLarge)) {
+	if err == nil && oldErr != nil && (!r.needOld || errors.Is(oldErr, ErrGone) || errors.Is(oldErr, ErrTooLarge)) {
 		if noAnswer(ctx, oldErr) {
 			d.figures.Load().oldWriteErrorsIgnored.Add(1)
 		}
@@ -716,41 +642,75 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 	return token, oldErr
 }
 
-// Delete ends a session: a tombstone in the new store, then the end of the old copy. It implements [Store].
+// Delete ends a session in every store that the phase writes. A tombstone stays: in the new store, and in an old one on
+// the server, also in OldOnly, because an instance in DualReadOld would take what is missing there from the new store. It
+// implements [Store].
 func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error {
-	phase := d.Phase()
-	if phase == OldOnly {
-		return d.endOld(ctx, name, rec)
-	}
-	now := d.now()
-	if _, err := d.new.Save(ctx, name, rec.tombstone(now, rec.Deadline), 0); err != nil && !errors.Is(err, ErrGone) {
-		promised := phase != DualReadOld || d.checkRevoked
-		d.tombstoneFailed(rec, !promised)
-		if promised {
+	r := d.rules(d.Phase())
+	atClient := d.atClient.Load()
+	sides := order(r, true, false)
+	for _, to := range sides {
+		var err error
+		if to == oldSide && atClient {
+			err = d.old.Delete(ctx, name, rec)
+		} else {
+			err = d.end(ctx, name, to, rec)
+		}
+		if err == nil {
+			continue
+		}
+		ignore := !errors.Is(err, ErrGone) && mayFail(r, to, true, len(sides) == 1)
+		if to == newSide && !errors.Is(err, ErrGone) {
+			d.tombstoneFailed(rec, ignore)
+		} else if ignore {
+			d.figures.Load().oldWriteErrorsIgnored.Add(1)
+		}
+		if !ignore {
 			return err
 		}
-	}
-	if phase == NewOnly {
-		return nil
-	}
-	if err := d.endOld(ctx, name, rec); err != nil {
-		if phase == DualReadOld {
-			return err
-		}
-		d.figures.Load().oldWriteErrorsIgnored.Add(1)
 	}
 	return nil
 }
 
-// endOld ends the old copy. Where it is on the server a tombstone stays, also in OldOnly: an instance in DualReadOld
-// would take what is missing there from the new store.
-func (d *DualStore) endOld(ctx context.Context, name string, rec *Record) error {
-	if d.oldIsClient {
-		return d.old.Delete(ctx, name, rec)
+// end puts a tombstone in the place of a record, whatever its version. One that is there already has ended the session;
+// that of a renewal is ErrGone.
+func (d *DualStore) end(ctx context.Context, name string, to side, rec *Record) error {
+	stone := rec.tombstone(d.now(), rec.Deadline)
+	stone.lineage.mark = newMark()
+	stone.lineage.complete = !d.atClient.Load()
+	w := write{to: to, rec: stone, base: rec.Version, expect: rec.Version}
+	s, _ := d.seenOf(rec, rec.Version)
+	switch {
+	case to == newSide && s.newSeen:
+		w.expect = s.newVer
+	case to == oldSide && s.oldSeen:
+		w.expect = s.oldVer
 	}
-	_, err := d.old.Save(ctx, name, rec.tombstone(d.now(), rec.Deadline), 0)
-	if errors.Is(err, ErrGone) { // its time is over in any case
-		return nil
+	for {
+		_, err := d.forward(ctx, name, w)
+		var conflict *ConflictError
+		switch {
+		case errors.As(err, &conflict):
+			w.base, w.expect = conflict.Current.Version, conflict.Current.Version
+			stone.Version = nextVersion(w.base, d.now())
+			continue
+		case !errors.Is(err, ErrGone):
+			return err
+		}
+		there, err := d.side(to).Load(ctx, name, rec.Token)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case there.Renewed:
+			return ErrGone
+		case there.Revoked:
+			return nil
+		}
+		w.base, w.expect = there.Version, there.Version
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 	}
-	return err
 }

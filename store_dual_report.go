@@ -183,10 +183,10 @@ func (d *DualStore) Report() DualReport {
 	d.phaseMu.Unlock()
 	r := f.report()
 	r.Phase, r.At = phase, time.Now().UTC().Round(0)
-	r.Old.Store, r.New.Store = storeName(uncounted(d.old)), storeName(uncounted(d.new))
-	if c, ok := uncounted(d.new).(interface {
+	r.Old.Store, r.New.Store = storeName(unwrap(d.old)), storeName(unwrap(d.new))
+	if c, ok := storeAs[interface {
 		Check(context.Context) (RedisHealth, error)
-	}); ok {
+	}](d.new); ok {
 		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 		defer cancel()
 		health, err := c.Check(ctx)
@@ -214,7 +214,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	r.Missing = []string{}
 	missing := func(format string, args ...any) { r.Missing = append(r.Missing, fmt.Sprintf(format, args...)) }
 
-	r.Next = min(r.Phase+1, NewOnly)
+	r.Next = r.Phase.next()
 	few := r.Reads < enoughReads
 	if few {
 		missing("only %d reads so far: wait for %d", r.Reads, enoughReads)
@@ -382,20 +382,6 @@ func (r DualReport) String() string {
 	return t.String()
 }
 
-// MarshalText returns the name of the phase.
-func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// UnmarshalText reads the name of a phase, so that flags and configuration files can hold one.
-func (p *Phase) UnmarshalText(text []byte) error {
-	for q := OldOnly; q <= NewOnly; q++ {
-		if q.String() == string(text) {
-			*p = q
-			return nil
-		}
-	}
-	return &ConfigError{"Phase", fmt.Sprintf("unknown phase %q: %s", text, useAPhase)}
-}
-
 func about(n int64) string {
 	if n == 0 {
 		return "none"
@@ -481,7 +467,7 @@ func (d *DualStore) tellPhase(ctx context.Context, phase Phase) {
 }
 
 // loaded counts the result of a Load.
-func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error) {
+func (d *DualStore) loaded(phase Phase, presented string, rec *Record, adopted bool, err error) {
 	f := d.figures.Load()
 	f.reads.Add(1)
 	if err != nil {
@@ -495,24 +481,26 @@ func (d *DualStore) loaded(phase Phase, presented string, rec *Record, err error
 		return
 	}
 	f.sessions.Add(rec.ID)
-	if phase == OldOnly {
+	r := d.rules(phase)
+	if !r.writeNew {
 		return
 	}
-	s := &rec.dual
-	if s.present != "" {
+	s, _ := d.seenOf(rec, rec.Version)
+	resealed := rec.presents() != presented
+	if resealed {
 		f.resealed.Add(1)
 	}
-	if s.adopted {
+	if adopted {
 		f.adopted.Add(1)
 	}
-	if phase == NewOnly {
-		f.recentCookies.Add(d.oldIsClient && presented != rec.Token)
+	if !r.writeOld {
+		f.recentCookies.Add(d.atClient.Load() && presented != rec.Token)
 	}
-	if phase == NewOnly || s.newVer != 0 && s.oldSeen && s.oldVer == 0 && s.present == "" {
+	if !r.writeOld || s.newVer != 0 && s.oldSeen && s.oldVer == 0 && !resealed {
 		f.onlyInNew.Add(rec.ID)
 	}
-	if s.newSeen && (phase >= DualReadNew || s.oldVer != 0) {
-		found := s.newVer != 0 && !s.adopted
+	if s.newSeen && (r.readNew || s.oldVer != 0) {
+		found := s.newVer != 0 && !adopted
 		f.asked.Add(1)
 		if found {
 			f.found.Add(1)
@@ -528,7 +516,7 @@ func (d *DualStore) saved(phase Phase, rec *Record, base int64) {
 	}
 	f := d.figures.Load()
 	f.sessions.Add(rec.ID)
-	if phase == NewOnly {
+	if !d.rules(phase).writeOld {
 		f.onlyInNew.Add(rec.ID)
 	}
 }
@@ -562,7 +550,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	}
 	f := d.figures.Load()
 	outcome, detail, explained := f.compare(c.old, c.new)
-	if !explained && !d.oldIsClient && (outcome == OutcomeMissing || outcome == OutcomeOlder) {
+	if !explained && !d.atClient.Load() && (outcome == OutcomeMissing || outcome == OutcomeOlder) {
 		// A parallel request writes the old copy first: this may be between its two writes.
 		explained = time.Now().UnixMicro()-c.old.Version < versionsInDoubt.Microseconds()
 	}
@@ -574,7 +562,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	}
 	f.countMismatch(outcome)
 	m := managerOf(ctx)
-	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(uncounted(d.new)), Detail: detail}
+	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(unwrap(d.new)), Detail: detail}
 	switch {
 	case explained:
 		if m != nil && m.observe != nil { // nothing to act on: not for the log
@@ -664,20 +652,8 @@ type countedStore struct {
 	isNew bool
 }
 
-func uncounted(s Store) Store {
-	if c, ok := s.(*countedStore); ok {
-		return c.Store
-	}
-	return s
-}
-
-// MaxTTL returns the limit of the store.
-func (s *countedStore) MaxTTL() time.Duration {
-	if m, ok := s.Store.(interface{ MaxTTL() time.Duration }); ok {
-		return m.MaxTTL()
-	}
-	return math.MaxInt64
-}
+// Unwrap returns the store whose calls are counted.
+func (s *countedStore) Unwrap() Store { return s.Store }
 
 func (s *countedStore) side(f *figures) *sideFigures {
 	if s.isNew {

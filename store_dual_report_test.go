@@ -1185,7 +1185,7 @@ func TestReportRedis(t *testing.T) {
 	ctx := context.Background()
 	server := redistest.Start(t, "--maxmemory", "100mb")
 	rdb := server.Client(t)
-	d := newReported(t, cookieStoreWith(t, secretA), newRedisStore(t, rdb, 14*24*time.Hour), sessions.OldOnly)
+	d := newReported(t, cookieStoreWith(t, secretA), sessiontest.NewMemoryStore(), sessions.OldOnly)
 	store := newRedisStore(t, rdb, 14*24*time.Hour)
 	real, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookieStoreWith(t, secretA), New: store, Phase: sessions.DualReadOld, CompareFraction: 1})
 	require.NoError(t, err)

@@ -64,7 +64,16 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 	return &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}, nil
 }
 
-func (s *RedisStore) storeName() string { return "redis" }
+// String returns "redis", the name of the store in events.
+func (s *RedisStore) String() string { return "redis" }
+
+// Keyspace returns a value that is equal for two stores over one client with one prefix.
+func (s *RedisStore) Keyspace() any { return redisKeyspace{s.rdb, s.prefix} }
+
+type redisKeyspace struct {
+	rdb    redis.Cmdable
+	prefix string
+}
 
 // MaxTTL returns the configured TTL, to which the manager cuts longer idle timeouts.
 func (s *RedisStore) MaxTTL() time.Duration { return s.ttl }
@@ -80,6 +89,20 @@ func (s *RedisStore) lifetime(rec *Record) int64 {
 		left = min(left, s.ttl)
 	}
 	return max(0, left.Milliseconds())
+}
+
+// limited returns the record with no longer an idle timeout than its key lives. A Manager asks for none, unless something
+// between has hidden MaxTTL.
+func (s *RedisStore) limited(rec *Record) *Record {
+	if rec.Revoked || rec.Idle <= s.ttl {
+		return rec
+	}
+	c := *rec
+	c.Idle = s.ttl
+	if until := time.Now().Add(s.ttl); until.Before(c.Expires) {
+		c.Expires = until
+	}
+	return &c
 }
 
 // Load reads a record with one GET. It implements [Store].
@@ -139,18 +162,17 @@ func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 
 // Save writes a record with SET NX (new), SET (tombstone) or one script (next version). It implements [Store].
 func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64) (string, error) {
+	rec = s.limited(rec)
 	ms := s.lifetime(rec)
 	if ms < 1 {
 		return "", ErrGone
 	}
-	mark := rec.mark
-	if mark == "" && !rec.lineal { // not from a Manager
-		mark = newMark()
+	if rec.lineage.mark == "" && !rec.lineage.complete { // not from a Manager
 		rec = rec.clone()
-		rec.mark = mark
+		rec.lineage.mark = newMark()
 	}
-	marks := rec.lineage()
-	if base == 0 && rec.fresh {
+	mark, marks := rec.lineage.mark, rec.lineage.marks()
+	if base == 0 && rec.lineage.fresh {
 		marks = "" // what is there already can only come from the first run of this very command
 	}
 	text := rec.append(nil, storedStart, rec.ID, marks)
@@ -173,7 +195,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 		return s.exists(ctx, rec, text)
 	}
 	args := []any{text, ms, string(append(appendVersion(make([]byte, 0, versionLength+markLength), base), mark...)), "keep"}
-	if !marksCount(base, time.Now()) || rec.lineal {
+	if !isRecent(base, time.Now()) || rec.lineage.complete {
 		args = args[:3] // the marks that are there are too old to matter, or in the record
 	}
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, args...).Result()
@@ -203,7 +225,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (stri
 		return "", failedTo("save", err)
 	}
 	current, _ := s.parse(rec.ID, text)
-	if rec.fresh && text == string(sent) || current != nil && rec.mark != "" && hasMark(current.marks, rec.mark) {
+	if rec.lineage.fresh && text == string(sent) || current != nil && current.lineage.has(rec.lineage.mark) {
 		return rec.Token, nil
 	}
 	return "", s.conflict(rec, text)
@@ -255,6 +277,7 @@ func (e refusal) RedisError() {}
 
 // Touch renews the expiry, in the record and of the key, with one script. It implements [Store].
 func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, error) {
+	rec = s.limited(rec)
 	ms := s.lifetime(rec)
 	if ms < 1 {
 		return "", ErrGone
@@ -271,32 +294,32 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	return rec.Token, nil
 }
 
-// end deletes a record. It leaves no tombstone: whoever writes later finds no key, and no script makes one. That of a
-// renewal stays, and gives ErrGone.
-func (s *RedisStore) end(ctx context.Context, rec *Record) error {
-	answer, err := redisscript.End.Run(ctx, s.rdb, []string{s.key(rec.ID)}).Result()
+// Delete deletes a record with one script, whatever its version. It leaves no tombstone: whoever writes later finds no key,
+// and no script makes one. That of a renewal stays, and is ErrGone. It implements [Store].
+func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
+	key := s.key(rec.ID)
+	answer, err := redisscript.Delete.Run(ctx, s.rdb, []string{key}).Result()
 	text, found := answer.(string)
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return s.Delete(ctx, "", rec) // the key holds nothing of ours
+		return s.drop(ctx, key) // nothing of ours
 	case err != nil:
 		return failedTo("delete", err)
 	case !found: // deleted, now or before
 		return nil
 	}
 	stone, _ := s.parse(rec.ID, text)
-	if stone == nil {
-		return s.Delete(ctx, "", rec)
-	}
-	if _, renewed := stone.raw(renewedKey); renewed {
+	switch {
+	case stone == nil:
+		return s.drop(ctx, key)
+	case stone.Renewed:
 		return ErrGone
 	}
 	return nil
 }
 
-// Delete removes the key. It implements [Store].
-func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
-	if err := s.rdb.Del(ctx, s.key(rec.ID)).Err(); err != nil {
+func (s *RedisStore) drop(ctx context.Context, key string) error {
+	if err := s.rdb.Del(ctx, key).Err(); err != nil {
 		return failedTo("delete", err)
 	}
 	return nil

@@ -130,13 +130,16 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 	return rec.Token, nil
 }
 
-// Delete removes the record. It implements [sessions.Store].
+// Delete removes the record, but not the tombstone of a renewal, which is ErrGone. It implements [sessions.Store].
 func (s *MemoryStore) Delete(ctx context.Context, _ string, rec *sessions.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.calls.deletes++
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if current := s.current(rec); current != nil && current.Renewed {
+		return sessions.ErrGone
 	}
 	delete(s.records, rec.ID)
 	return nil

@@ -5,7 +5,7 @@
 //	["i<ID 22><version 9><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",{...
 //
 // Lua counts from 1: the version stands at 26 to 34, the idle timeout and the expiry at 42 to 55, the flags at 63, the
-// marks from 64 on.
+// marks from 64 on. The flags of a tombstone are the digit 3 (byte 51), or 4 (byte 52) where the session was renewed.
 package redisscript
 
 import "github.com/redis/go-redis/v9"
@@ -43,7 +43,8 @@ const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[2])`
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-local expected = current:sub(26, 34) == ARGV[3]:sub(1, 9) and current:byte(63) ~= 51
+local flags = current:byte(63)
+local expected = current:sub(26, 34) == ARGV[3]:sub(1, 9) and flags ~= 51 and flags ~= 52
 local there = ''
 if (ARGV[4] or not expected) and current:byte(64) ~= 34 then
   there = current:sub(64, (current:find('"', 64, true) or 64) - 1)
@@ -69,7 +70,8 @@ if record:sub(64, 63 + #there) ~= there then
 end
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
-if record:byte(63) ~= 51 then return done end
+flags = record:byte(63)
+if flags ~= 51 and flags ~= 52 then return done end
 ` + whenFull + `
 redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
@@ -87,7 +89,8 @@ return 1
 var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-if current:byte(63) == 51 then return 0 end
+local flags = current:byte(63)
+if flags == 51 or flags == 52 then return 0 end
 if current:sub(26, 34) ~= ARGV[1] then return 2 end
 local record = current:sub(1, 41) .. ARGV[3] .. current:sub(56)
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
@@ -97,13 +100,14 @@ redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
-// End deletes a record, whatever its version, but no tombstone. It answers Done, Missing or the tombstone.
+// Delete deletes a record, whatever its version, but no tombstone. It answers Done, Missing or the tombstone.
 //
 //	KEYS[1]  the session
-var End = redis.NewScript(`
+var Delete = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
-if current:byte(63) == 51 then return current end
+local flags = current:byte(63)
+if flags == 51 or flags == 52 then return current end
 return redis.call('DEL', KEYS[1])
 `)
 

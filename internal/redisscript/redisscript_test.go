@@ -47,6 +47,7 @@ func TestSave(t *testing.T) {
 		{"own first run, before a tombstone", stored("newest...", "3", "mark-2mark-3", ``), "mark-2", 1, int64(redisscript.Done), ""},
 		{"a tombstone", stored("newer....", "3", "mark-1", ""), "mark-2", 1, "", ""},
 		{"a tombstone of the same version", stored("version..", "3", "mark-1", ""), "mark-2", 1, "", ""},
+		{"a tombstone of a renewal, of the same version", stored("version..", "4", "mark-1", ""), "mark-2", 1, "", ""},
 		{"garbage", "x", "mark-2", 1, "", ""},
 		{"long garbage", strings.Repeat("x", 100_000), "mark-2", 1, "", ""},
 		{"no mark of its own", stored("version..", "-", "mark-1", `"a":1`), "mark-1", 0, int64(redisscript.Done), "mark-1"},
@@ -94,6 +95,7 @@ func TestTouch(t *testing.T) {
 		{"same version", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "-", "mark-1", `"a":1`)},
 		{"newer", record("newer....", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
 		{"a tombstone", record("version..", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, ""},
+		{"a tombstone of a renewal", record("version..", "idle...", "expires", "4", "mark-1", ""), redisscript.Missing, ""},
 		{"garbage", "x", redisscript.Newer, ""},
 	} {
 		after, ttl := c.after, time.Hour
@@ -114,7 +116,7 @@ func TestTouch(t *testing.T) {
 	}
 }
 
-func TestEnd(t *testing.T) {
+func TestDelete(t *testing.T) {
 	ctx := context.Background()
 	rdb := redistest.Start(t).Client(t)
 	for _, c := range []struct {
@@ -124,13 +126,14 @@ func TestEnd(t *testing.T) {
 		{"nothing there", "", int64(redisscript.Missing)},
 		{"a record", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), int64(redisscript.Done)},
 		{"a tombstone", record("version..", "idle...", "expires", "3", "mark-1", ""), ""},
+		{"a tombstone of a renewal", record("version..", "idle...", "expires", "4", "mark-1", ""), ""},
 		{"garbage", "x", int64(redisscript.Done)},
 	} {
 		require.NoError(t, rdb.FlushDB(ctx).Err())
 		if c.there != "" {
 			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
 		}
-		got, err := redisscript.End.Run(ctx, rdb, []string{"k"}).Result()
+		got, err := redisscript.Delete.Run(ctx, rdb, []string{"k"}).Result()
 		require.NoError(t, err, c.name)
 		if c.want == "" {
 			require.Equal(t, c.there, got, c.name)

@@ -1,0 +1,73 @@
+// Package httpcache knows the response headers that a cache obeys.
+package httpcache
+
+import (
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+)
+
+// Forbid makes every cache drop the response: it replaces whatever the header says of caching by Cache-Control: no-store.
+// It returns the names of the headers that asked a shared cache to keep the response, in order.
+func Forbid(h http.Header) (dropped []string) {
+	for name, values := range h {
+		if !isCacheHeader(name) {
+			continue
+		}
+		if asksForCaching(name, values) {
+			dropped = append(dropped, name)
+		}
+		delete(h, name)
+	}
+	h["Cache-Control"] = []string{"no-store"}
+	slices.Sort(dropped)
+	return dropped
+}
+
+// VaryByCookie adds Cookie to Vary, unless it is there: the response depends on the cookie.
+func VaryByCookie(h http.Header) {
+	for _, line := range h["Vary"] {
+		for name := range strings.SplitSeq(line, ",") {
+			name = strings.TrimSpace(name)
+			if name == "*" || strings.EqualFold(name, "Cookie") {
+				return
+			}
+		}
+	}
+	h["Vary"] = append(h["Vary"], "Cookie")
+}
+
+// isCacheHeader reports whether a cache obeys the header, some before Cache-Control: also the targeted ones of RFC 9213,
+// which are those of one CDN or another, in whatever case a handler wrote them into the map.
+func isCacheHeader(name string) bool {
+	switch name = textproto.CanonicalMIMEHeaderKey(name); name {
+	case "Cache-Control", "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
+		return true
+	}
+	return strings.HasSuffix(name, "Cdn-Cache-Control")
+}
+
+// asksForCaching reports whether a header lets a shared cache keep the response. Expires alone is not worth an event.
+func asksForCaching(name string, values []string) bool {
+	v := strings.ToLower(strings.Join(values, ","))
+	switch textproto.CanonicalMIMEHeaderKey(name) {
+	case "Expires":
+		return false
+	case "X-Accel-Expires":
+		return v != "0"
+	}
+	asks := false
+	for directive := range strings.SplitSeq(v, ",") {
+		directive, value, _ := strings.Cut(directive, "=")
+		switch strings.TrimSpace(directive) {
+		case "private", "no-store", "no-cache":
+			return false
+		case "public":
+			asks = true
+		case "max-age", "s-maxage", "cache-maxage":
+			asks = asks || strings.Trim(value, `"0 `) != ""
+		}
+	}
+	return asks
+}

@@ -1,0 +1,114 @@
+package sessions
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"handover.example/sessions/internal/scheme"
+)
+
+// useSecure reports whether a cookie of a session is Secure; seen reports whether the session has been seen over HTTPS.
+func (r *request) useSecure(seen bool) bool {
+	switch r.m.secure {
+	case SecureAlways:
+		return true
+	case DangerouslyNeverSecure:
+		return false
+	}
+	return seen || r.m.cookie.needsSecure() || r.m.scheme.Detect(r.r).HTTPS
+}
+
+// isHTTPS reports whether the request came over HTTPS, and reports a proxy header that was not believed.
+func (r *request) isHTTPS(ctx context.Context) bool {
+	v := r.m.scheme.Detect(r.r)
+	if v.Ignored && r.m.secure == SecureAuto {
+		r.m.warnOnce(ctx, peerHost(r.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
+			Detail: r.m.scheme.Header + " from " + peerHost(r.r) + " was ignored: if that is your proxy, " + howToTrust(peerHost(r.r))})
+	}
+	return v.HTTPS
+}
+
+// warnInsecure reports a Secure cookie on a request that looks like plain http: a browser that is really on plain http
+// drops it, and nothing else would say why.
+func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
+	if !secure || r.m.scheme.Detect(r.r).HTTPS {
+		return
+	}
+	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
+		Detail: "the cookie is Secure, but the request from " + peerHost(r.r) + " looks like plain http: a browser on plain http drops it, one on https keeps it. " +
+			"Behind a proxy that ends TLS, make it send " + r.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
+}
+
+// warnDomain reports a cookie for a domain that the host of the request does not belong to: a browser drops it.
+func (r *request) warnDomain(ctx context.Context, id string) {
+	domain := r.m.cookie.Domain
+	if domain == "" || domainMatches(r.r.Host, domain) {
+		return
+	}
+	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
+		Detail: "Cookie.Domain is " + domain + ", but the request is for " + r.r.Host + ": a browser there drops the cookie. " +
+			"Leave Cookie.Domain empty, or name a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
+}
+
+// domainMatches reports whether a browser at this host, with or without a port, takes a cookie for the domain (RFC 6265,
+// section 5.1.3).
+func domainMatches(host, domain string) bool {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
+	}
+	host, domain = strings.ToLower(strings.TrimSuffix(host, ".")), strings.ToLower(strings.TrimPrefix(domain, "."))
+	return host == domain || strings.HasSuffix(host, "."+domain)
+}
+
+// checkOrigin looks for the sign of a proxy chain that loses the scheme: the browser names this host with https, and
+// the request looks like http.
+func (r *request) checkOrigin(ctx context.Context) {
+	origin := r.r.Header.Get("Origin")
+	host, ok := strings.CutPrefix(origin, "https://")
+	if !ok || r.m.secure != SecureAuto || !strings.EqualFold(strings.TrimSuffix(host, ":443"), strings.TrimSuffix(r.r.Host, ":443")) {
+		return
+	}
+	v := r.m.scheme.Detect(r.r)
+	if v.HTTPS {
+		return
+	}
+	mend := "make every proxy pass on " + r.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"
+	if v.Ignored {
+		mend = howToTrust(peerHost(r.r)) + ", or set Config.Secure to SecureAlways"
+	}
+	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
+		Detail: "Origin says https, the proxy at " + peerHost(r.r) + " " + says(v, r.m.scheme.Header) + ": " + mend})
+}
+
+func says(v scheme.Verdict, header string) string {
+	switch {
+	case v.Ignored:
+		return "is not trusted, so its " + header + " is ignored"
+	case v.Claim == "":
+		return "sends no " + header
+	case strings.EqualFold(v.Claim, "http"), strings.EqualFold(v.Claim, "ws"):
+		return "says http (" + header + ")"
+	}
+	return "says neither http nor https (" + header + ")"
+}
+
+func howToTrust(peer string) string {
+	if peer == unixSocket {
+		return "set Config.TrustUnixSocket"
+	}
+	return "add it to Config.TrustedProxies"
+}
+
+// unixSocket is what a peer without an address is called.
+const unixSocket = "a Unix socket"
+
+func peerHost(r *http.Request) string {
+	switch i := strings.LastIndexByte(r.RemoteAddr, ':'); {
+	case scheme.IsUnixSocket(r.RemoteAddr):
+		return unixSocket
+	case i > 0:
+		return r.RemoteAddr[:i]
+	}
+	return "an address that cannot be read"
+}
