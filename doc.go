@@ -98,6 +98,21 @@
 // no such second chance. If the session was destroyed or renewed meanwhile, the late writer fails with [ErrGone] (409),
 // and nothing comes back to life.
 //
+// # Compatibility
+//
+// Nothing has been released yet. From the first release on, each release reads the sealed cookies and the stored
+// records of all earlier ones; the golden vectors in testdata check this.
+//
+// From v1.0.0 on, the module follows semantic versioning:
+//
+//   - [Session] and [Store] are for other packages to implement too, so they gain no methods in a minor version. A new
+//     capability comes as an optional interface, and values that do not have it keep working.
+//   - A minor version may add values of [EventKind] and [Outcome]. A switch over them needs a default case.
+//   - A minor version may add fields to structs. Use keyed literals, and do not compare structs with ==.
+//   - Texts of errors, of log lines and of Event.Detail may change at any time. Use errors.Is and the outcome.
+//
+// Before v1.0.0, a minor version may change the API; the changelog lists how.
+//
 // # Testing
 //
 // Package sessiontest has a store in memory, a way to give a request a session in the tests of your handlers, and the
