@@ -34,7 +34,7 @@ import (
 	"handover.example/sessions/sessiontest"
 )
 
-const waitLimit = 10 * time.Second
+const waitLimit = 30 * time.Second
 
 // served is a browser of a site on a real server, with what net/http complains of.
 type served struct {
@@ -724,7 +724,8 @@ type requestValue struct{}
 
 // A store that honours its context is not cut short by the client, but by CommitTimeout; it has the request's values.
 func TestP06_TheCommitHasItsOwnTimeout(t *testing.T) {
-	const timeout = 50 * time.Millisecond
+	t.Parallel()
+	const timeout = time.Second
 	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
 	site := newSite(t, spy, func(cfg *sessions.Config) { cfg.CommitTimeout = timeout })
 	next := site.handler
