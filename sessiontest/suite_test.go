@@ -2,6 +2,8 @@ package sessiontest_test
 
 import (
 	"bytes"
+	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -61,28 +63,41 @@ func TestStore_Miniredis(t *testing.T) {
 	server := miniredis.RunT(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	t.Cleanup(func() { _ = rdb.Close() })
-	keepTime(t, server)
+	rdb.AddHook(&clock{server: server, now: time.Now()})
 	sessiontest.TestStore(t, func(t *testing.T) sessions.Store { return newRedisStore(t, rdb) })
 }
 
-// keepTime makes the keys of a miniredis expire as time goes by, which they do not by themselves.
-func keepTime(t *testing.T, server *miniredis.Miniredis) {
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		tick := time.NewTicker(2 * time.Millisecond)
-		defer tick.Stop()
-		for last := time.Now(); ; {
-			select {
-			case <-stop:
-				return
-			case now := <-tick.C:
-				server.FastForward(now.Sub(last))
-				last = now
-			}
-		}
-	}()
-	t.Cleanup(func() { close(stop); <-stopped })
+// clock makes the keys of a miniredis expire as time goes by, which they do not by themselves: it is set before each
+// command.
+type clock struct {
+	server *miniredis.Miniredis
+
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) set() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.server.FastForward(now.Sub(c.now))
+	c.now = now
+}
+
+func (c *clock) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *clock) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.set()
+		return next(ctx, cmd)
+	}
+}
+
+func (c *clock) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.set()
+		return next(ctx, cmds)
+	}
 }
 
 // wantTTLs checks that whatever the suite has left behind will go away by itself.
