@@ -531,6 +531,9 @@ func (w *walk) bounds(i *walkInstance, b *walkBrowser, got, added int, what stri
 	if w.arbitrated(i) && (i.dual.Phase() != sessions.DualReadOld || what == "count" || w.check) {
 		low = s.low
 	}
+	if w.apart && s.newer { // see stepCount
+		low = min(low, s.low)
+	}
 	if got < low+added || got > s.high+added {
 		w.fail("%s in %v, redis %v: count %d, want %d to %d", what, i.dual.Phase(), i.fault(), got, low+added, s.high+added)
 	}
@@ -614,9 +617,12 @@ func (w *walk) step(st walkStep) {
 			if !w.arbitrated(i) {
 				s.low = min(s.low, a.Count)
 			}
-			s.newer = false
 			s.seen = map[string]int{}
 			w.accept(b, a)
+			if w.apart && s.newer { // see stepCount: what was renewed may be the new store's copy
+				s.seen[b.cookie] = s.low
+			}
+			s.newer = false
 			w.wrote(b, i, true)
 		} else if a.status == http.StatusServiceUnavailable {
 			s.unsure = true

@@ -1,0 +1,47 @@
+package sessions
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestPlan(t *testing.T) {
+	now := time.UnixMilli(4102440000000)
+	rested := func(since time.Duration, keys ...string) *Record { // an idle timeout of an hour, last used so long ago
+		r := testRecord(keys...)
+		r.Idle, r.Expires, r.Deadline = time.Hour, now.Add(time.Hour-since), now.Add(24*time.Hour)
+		return r
+	}
+	atDeadline := rested(30*time.Minute, "k")
+	atDeadline.Deadline = atDeadline.Expires
+	for _, c := range []struct {
+		name                string
+		pending             pending
+		rec                 *Record
+		stored, late, stays bool // stays: the idle timeout is not to slide
+		want                step
+	}{
+		{"a visitor who writes nothing", pending{}, rested(0), false, false, false, stepNone},
+		{"a visitor who clears what is empty", pending{dirty: true}, rested(0), false, false, false, stepNone},
+		{"a new session", pending{dirty: true}, rested(0, "k"), false, false, false, stepCreate},
+		{"a new session after the first byte", pending{dirty: true}, rested(0, "k"), false, true, false, stepTooLate},
+		{"a read", pending{}, rested(0, "k"), true, false, false, stepNone},
+		{"a read of a session without values", pending{}, rested(0), true, false, false, stepNone},
+		{"a read within the eighth", pending{}, rested(time.Hour/8-time.Millisecond, "k"), true, false, false, stepNone},
+		{"a read after the eighth", pending{}, rested(time.Hour/8, "k"), true, false, false, stepTouch},
+		{"a read after the eighth, late", pending{}, rested(time.Hour/8, "k"), true, true, false, stepTouch},
+		{"a read after a touch that failed", pending{}, rested(time.Hour/2, "k"), true, false, true, stepNone},
+		{"a read of a session at its deadline", pending{}, atDeadline, true, false, false, stepNone},
+		{"a write", pending{dirty: true}, rested(0, "k"), true, false, false, stepSave},
+		{"a write, late", pending{dirty: true}, rested(0, "k"), true, true, false, stepSave},
+		{"a write of a session without values", pending{dirty: true}, rested(0), true, false, false, stepSave},
+		{"a renewal", pending{renew: true}, rested(0, "k"), true, false, false, stepRenew},
+		{"a renewal and a write", pending{renew: true, dirty: true}, rested(time.Hour/2, "k"), true, false, false, stepRenew},
+		{"a logout", pending{forget: true, ended: []*Record{rested(0)}}, rested(0), false, false, false, stepNone},
+		{"a logout and a new session", pending{forget: true, dirty: true, ended: []*Record{rested(0)}}, rested(0, "k"), false, false, false, stepCreate},
+	} {
+		require.Equal(t, c.want, c.pending.plan(c.rec, c.stored, c.late, !c.stays, now), c.name)
+	}
+}
