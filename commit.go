@@ -309,7 +309,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 type tooLargeError struct{ bytes int }
 
 func (e *tooLargeError) Error() string {
-	return ErrTooLarge.Error() + ": name and value of the cookie are " + strconv.Itoa(e.bytes) + " bytes, a browser keeps " + strconv.Itoa(maxCookieBytes)
+	return ErrTooLarge.Error() + ": name and value of the cookie are " + strconv.Itoa(e.bytes) + " bytes; browsers accept " + strconv.Itoa(maxCookieBytes)
 }
 
 func (e *tooLargeError) Unwrap() error { return ErrTooLarge }

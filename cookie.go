@@ -9,30 +9,31 @@ import (
 	"time"
 )
 
-// Cookie says how the session cookie looks. The zero value is a cookie "session" with Path "/", HttpOnly and
-// SameSite=Lax, without a Domain, that the browser forgets when it closes; it is always HttpOnly.
+// Cookie sets the name and the attributes of the session cookie. The zero value means a cookie named "session" with
+// Path "/", SameSite=Lax and no Domain, which the browser deletes when it closes. The cookie is always HttpOnly.
 type Cookie struct {
 	_ [0]func()
 
-	// Name of the cookie. Default "session". With the prefix "__Host-" a browser takes it only with Secure, Path "/" and
-	// no Domain, with "__Secure-" only with Secure (RFC 6265bis, section 4.1.3); such a name makes the cookie Secure.
+	// Name is the name of the cookie. Default "session". Browsers accept the prefix "__Host-" only with Secure, Path
+	// "/" and no Domain, and the prefix "__Secure-" only with Secure (RFC 6265bis, section 4.1.3); either prefix makes
+	// the cookie Secure.
 	Name string
-	// Path for which the browser sends it. Default "/".
+	// Path limits the cookie to URLs under this path. Default "/".
 	Path string
-	// Domain to whose subdomains the browser sends it as well. Default: only the host that set it.
+	// Domain extends the cookie to this domain and its subdomains. Default: only the host that set it.
 	Domain string
-	// SameSite says when the browser sends it on requests from other sites. Default Lax. None makes the cookie Secure,
-	// because browsers refuse it otherwise.
+	// SameSite controls whether the browser sends the cookie with requests from other sites. Default Lax. None makes
+	// the cookie Secure, because browsers reject it otherwise.
 	SameSite http.SameSite
-	// Partitioned gives an embedded page a cookie of its own under each top-level site (CHIPS). It makes the cookie
+	// Partitioned gives an embedded page a separate cookie under each top-level site (CHIPS). It makes the cookie
 	// Secure.
 	Partitioned bool
 }
 
-// maxAttributeBytes is what browsers keep of an attribute's value (RFC 6265bis, section 5.6).
+// maxAttributeBytes is the length of an attribute value that browsers accept (RFC 6265bis, section 5.6).
 const maxAttributeBytes = 1024
 
-// withDefaults fills in what is not set.
+// withDefaults returns c with the defaults filled in.
 func (c Cookie) withDefaults() Cookie {
 	if c.Name == "" {
 		c.Name = "session"
@@ -46,22 +47,22 @@ func (c Cookie) withDefaults() Cookie {
 	return c
 }
 
-// check reports every mistake in a cookie that has its defaults.
+// check reports every mistake in a cookie whose defaults are filled in.
 func (c Cookie) check(secure SecureMode, bad *mistakes) {
 	if i := strings.IndexFunc(c.Name, func(r rune) bool { return !isTokenRune(r) }); i >= 0 {
-		bad.add("Cookie.Name", "%q has a character that a cookie name cannot have, at %d: use letters, digits, '-' and '_'", c.Name, i)
+		bad.add("Cookie.Name", "%q has a character that is not allowed in a cookie name, at %d: use letters, digits, '-' and '_'", c.Name, i)
 	}
 	if len(c.Name) > maxCookieBytes/4 {
-		bad.add("Cookie.Name", "%d bytes are too long: it counts towards the %d of a cookie", len(c.Name), maxCookieBytes)
+		bad.add("Cookie.Name", "%d bytes are too long: the name counts towards the %d bytes of a cookie", len(c.Name), maxCookieBytes)
 	}
 	if c.Path[0] != '/' {
-		bad.add("Cookie.Path", "%q does not start with '/': a browser would ignore it", c.Path)
+		bad.add("Cookie.Path", "%q does not start with '/': browsers would ignore it", c.Path)
 	}
 	if strings.ContainsFunc(c.Path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }) {
-		bad.add("Cookie.Path", "%q has a character that ends or breaks the cookie: no ';', no control characters, no bytes outside ASCII", c.Path)
+		bad.add("Cookie.Path", "%q has a character that would end or break the cookie: use ASCII without ';' and control characters", c.Path)
 	}
 	if len(c.Path) > maxAttributeBytes {
-		bad.add("Cookie.Path", "%d bytes, a browser keeps %d", len(c.Path), maxAttributeBytes)
+		bad.add("Cookie.Path", "%d bytes are too long: browsers accept %d", len(c.Path), maxAttributeBytes)
 	}
 	if reason := domainMistake(c.Domain); reason != "" {
 		bad.add("Cookie.Domain", "%q %s", c.Domain, reason)
@@ -69,30 +70,30 @@ func (c Cookie) check(secure SecureMode, bad *mistakes) {
 	switch c.SameSite {
 	case http.SameSiteLaxMode, http.SameSiteStrictMode, http.SameSiteNoneMode:
 	default:
-		bad.add("Cookie.SameSite", "%d is none of the modes of net/http", c.SameSite)
+		bad.add("Cookie.SameSite", "unknown mode %d: use a constant of net/http", c.SameSite)
 	}
 	if hasPrefixFold(c.Name, "__Host-") {
 		if c.Domain != "" {
-			bad.add("Cookie.Domain", "a __Host- cookie has none: leave it empty, or use the prefix __Secure-")
+			bad.add("Cookie.Domain", "must be empty for a __Host- cookie: leave it empty, or use the prefix __Secure-")
 		}
 		if c.Path != "/" {
-			bad.add("Cookie.Path", "a __Host- cookie has the path \"/\": leave it empty, or use the prefix __Secure-")
+			bad.add("Cookie.Path", "must be \"/\" for a __Host- cookie: leave it empty, or use the prefix __Secure-")
 		}
 	}
 	if secure == DangerouslyNeverSecure {
 		if hasSecurePrefix(c.Name) {
-			bad.add("Cookie.Name", "browsers take %q only with Secure, which DangerouslyNeverSecure forbids", c.Name)
+			bad.add("Cookie.Name", "browsers accept %q only with Secure, which DangerouslyNeverSecure forbids", c.Name)
 		}
 		if c.SameSite == http.SameSiteNoneMode {
-			bad.add("Cookie.SameSite", "browsers take SameSite=None only with Secure, which DangerouslyNeverSecure forbids")
+			bad.add("Cookie.SameSite", "browsers accept SameSite=None only with Secure, which DangerouslyNeverSecure forbids")
 		}
 		if c.Partitioned {
-			bad.add("Cookie.Partitioned", "browsers take it only with Secure, which DangerouslyNeverSecure forbids")
+			bad.add("Cookie.Partitioned", "browsers accept it only with Secure, which DangerouslyNeverSecure forbids")
 		}
 	}
 }
 
-// domainMistake says what is wrong with a Domain attribute; empty if nothing is.
+// domainMistake returns what is wrong with a Domain attribute, or "".
 func domainMistake(domain string) string {
 	if domain == "" {
 		return ""
@@ -103,13 +104,13 @@ func domainMistake(domain string) string {
 	name := strings.TrimPrefix(domain, ".")
 	last := name[strings.LastIndexByte(name, '.')+1:]
 	_, err := netip.ParseAddr(name)
-	if err == nil || last != "" && strings.Trim(last, "0123456789") == "" { // a name that ends in a number is read as an address
-		return "is an address: a browser takes a Domain only of names; leave it empty"
+	if err == nil || last != "" && strings.Trim(last, "0123456789") == "" { // browsers parse a name that ends in a number as an address
+		return "is an IP address: browsers accept only domain names; leave it empty"
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
 			strings.ContainsFunc(label, func(r rune) bool { return !isAlphanumeric(r) && r != '-' }) {
-			return "is not a domain name: letters, digits and '-' between dots; an international name in its xn-- form"
+			return "is not a domain name: use letters, digits and '-' between dots, and the xn-- form of an international name"
 		}
 	}
 	return ""
@@ -119,10 +120,10 @@ func isAlphanumeric(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// isTokenRune says whether a cookie name may have r (RFC 9110, section 5.6.2).
+// isTokenRune reports whether a cookie name may contain r (RFC 9110, section 5.6.2).
 func isTokenRune(r rune) bool { return isAlphanumeric(r) || strings.ContainsRune("!#$%&'*+-.^_`|~", r) }
 
-// Browsers compare the prefixes without regard to case.
+// hasPrefixFold ignores case, as browsers do with these prefixes.
 func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
@@ -131,14 +132,14 @@ func hasSecurePrefix(name string) bool {
 	return hasPrefixFold(name, "__Host-") || hasPrefixFold(name, "__Secure-") || hasPrefixFold(name, "__Http-")
 }
 
-// needsSecure says whether a browser drops the cookie without Secure.
+// needsSecure reports whether browsers reject the cookie without Secure.
 func (c Cookie) needsSecure() bool {
 	return hasSecurePrefix(c.Name) || c.SameSite == http.SameSiteNoneMode || c.Partitioned
 }
 
-var errNoCookieValue = errors.New("sessions: the codec or store made a token with bytes that a cookie value cannot have")
+var errNoCookieValue = errors.New("sessions: the codec or store returned a token with bytes that are not allowed in a cookie value")
 
-// cookieOctet are the bytes that a cookie value may have (RFC 6265, section 4.1.1).
+// cookieOctet is the set of bytes that a cookie value may contain (RFC 6265, section 4.1.1).
 var cookieOctet = func() (may [256]bool) {
 	for c := range may {
 		may[c] = c > ' ' && c < 0x7f && !strings.ContainsRune("\",;\\", rune(c))
@@ -146,7 +147,7 @@ var cookieOctet = func() (may [256]bool) {
 	return may
 }()
 
-// fitsCookie says whether a value is made of cookie-octets alone.
+// fitsCookie reports whether a value consists of cookie-octets only.
 func fitsCookie(value string) bool {
 	for i := range len(value) {
 		if !cookieOctet[value[i]] {
@@ -156,8 +157,8 @@ func fitsCookie(value string) bool {
 	return true
 }
 
-// header gives the Set-Cookie line. A zero maxAge makes a cookie for as long as the browser runs, a negative one
-// deletes it.
+// header returns the value of the Set-Cookie header. With a zero maxAge the cookie lasts until the browser closes; a
+// negative one deletes it.
 func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 	h := http.Cookie{
 		Name: c.Name, Path: c.Path, Domain: c.Domain, HttpOnly: true,
@@ -169,22 +170,22 @@ func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 	case maxAge > 0:
 		h.MaxAge = max(1, int(maxAge.Seconds()))
 	}
-	// The value goes in by itself: net/http would look at each byte of it once more, as fitsCookie has done.
+	// Insert the value separately: net/http would check each byte again, which fitsCookie has done.
 	return c.withValue(h.String(), value)
 }
 
-// withValue puts the value into a Set-Cookie line that has none.
+// withValue inserts the value into a Set-Cookie line without one.
 func (c Cookie) withValue(line, value string) string {
 	at := len(c.Name) + len("=")
 	return line[:at] + value + line[at:]
 }
 
-// maxCandidates is how many cookies of the same name are tried: another path or domain may have left one or two behind;
-// more of them would only let a client multiply the reads of the store.
+// maxCandidates bounds how many cookies of the same name are tried. Another path or domain may have left one or two;
+// more would only let a client multiply the store's reads.
 const maxCandidates = 4
 
-// candidates returns the values that the client sent under this name, in its order, up to maxCandidates. Unlike
-// net/http it gives values with bytes that no cookie may have too, so that refusing them leaves a trace.
+// candidates returns the cookie values that the client sent under this name, in the client's order, at most
+// maxCandidates. Unlike net/http, it also returns values with forbidden bytes, so that rejecting them leaves a trace.
 func candidates(h http.Header, name string, into []string) []string {
 	for _, line := range h["Cookie"] {
 		for len(line) > 0 && len(into) < maxCandidates {

@@ -107,9 +107,9 @@ func TestProxiesPage_Quotes(t *testing.T) {
 		redis   bool
 	}{
 		{name: "a Secure cookie on http", config: sessions.Config{Secure: sessions.SecureAlways}, want: sessions.OutcomeInsecure,
-			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain http: a browser on plain http drops it, one on https keeps it."},
+			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it."},
 		{name: "another domain", config: sessions.Config{Cookie: sessions.Cookie{Domain: "shop.example"}}, host: "app:8080", want: sessions.OutcomeForeignDomain,
-			quote: "Cookie.Domain is shop.example, but the request is for app:8080: a browser there drops the cookie."},
+			quote: "Cookie.Domain is shop.example, but the request is for app:8080: browsers reject the cookie."},
 		{name: "too late", handler: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = w.Write([]byte("ok"))
 			change(w, r)
@@ -118,7 +118,7 @@ func TestProxiesPage_Quotes(t *testing.T) {
 			quote: "Origin says https, the proxy at 10.0.0.5 says http (X-Forwarded-Proto)"},
 		{name: "removed", header: origin, want: sessions.OutcomeSchemeMismatch, quote: "sends no X-Forwarded-Proto"},
 		{name: "not trusted", peer: pod, header: says("https"), want: sessions.OutcomeUntrustedProxy,
-			quote: "X-Forwarded-Proto from 100.64.1.7 was ignored: if that is your proxy, add it to Config.TrustedProxies"},
+			quote: "X-Forwarded-Proto from 100.64.1.7 was ignored: if this is your proxy, add it to Config.TrustedProxies"},
 		{name: "not in Redis", redis: true, header: known(sessions.NewToken()), want: sessions.OutcomeUnknown,
 			quote: "there is no such key: it has expired, was deleted, or was evicted"},
 		{name: "another secret", header: known("AAAA"), want: sessions.OutcomeTampered,

@@ -7,88 +7,88 @@ import (
 	"time"
 )
 
-// Event is one thing that happened to a session, as handed to [Config.Observe]. It answers the question that every
-// user of sessions asks one day: why did my session vanish?
+// Event describes one thing that happened to a session; [Config.Observe] receives it. It answers the question that
+// every user of sessions asks one day: why did my session vanish?
 //
-// An Event never holds a token, a session key or a value: it is safe to log, to count and to show.
+// An Event never contains a token, a session key or a value. It is safe to log, to count and to show.
 type Event struct {
-	// Kind says what was being done.
+	// Kind is the operation.
 	Kind EventKind
-	// Outcome says how it ended.
+	// Outcome is its result.
 	Outcome Outcome
 	// SessionID is the public handle of the session, as in [Session.ID]; empty if there is none.
 	SessionID string
-	// Store names the kind of store that was asked: "cookie", "redis", ...; empty if none was.
+	// Store is the kind of store that was used, such as "cookie" or "redis"; empty if none was.
 	Store string
-	// Detail says in plain words what was seen and, where a person can fix it, what to change.
+	// Detail describes in plain words what was seen and, if a person can fix it, what to change.
 	Detail string
-	// Duration is the time that the store took; zero if it was not asked.
+	// Duration is the time that the store took; zero if it was not used.
 	Duration time.Duration
 	// Err is set if the store or the configuration failed.
 	Err error
 }
 
-// EventKind says what was being done.
+// EventKind is the operation that an [Event] is about.
 type EventKind string
 
 // The kinds of events.
 const (
 	EventLoad     EventKind = "load"     // a handler asked for its session
 	EventCommit   EventKind = "commit"   // a session was written, or could not be
-	EventTouch    EventKind = "touch"    // the idle timeout slid
+	EventTouch    EventKind = "touch"    // the idle timeout was extended
 	EventDestroy  EventKind = "destroy"  // a session was destroyed
 	EventRenew    EventKind = "renew"    // a session got a new token
-	EventReject   EventKind = "reject"   // a presented token, or a value in its session, was refused; the outcome says why
+	EventReject   EventKind = "reject"   // a token, or a value in its session, was rejected; the outcome is the reason
 	EventConflict EventKind = "conflict" // a parallel request wrote first; the changes were merged and tried again
-	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that a browser may drop
+	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that browsers may reject
 	EventCache    EventKind = "cache"    // a response that sets the cookie had asked to be cached
-	EventPhase    EventKind = "phase"    // a DualStore is in another phase; said once, by the first load that meets it
-	EventMismatch EventKind = "mismatch" // the copies that a DualStore has of a session are not equal; the outcome says how
+	EventPhase    EventKind = "phase"    // a DualStore has changed phase; emitted once, by the first load that finds out
+	EventMismatch EventKind = "mismatch" // a DualStore's copies of a session differ; the outcome is the difference
 )
 
-// Outcome says how it ended.
+// Outcome is the result of the operation that an [Event] is about.
 type Outcome string
 
-// The outcomes. The first group says why a session came up empty, or that it did not.
+// The outcomes. The first group is what became of a load: a session, or the reason why there is none.
 const (
 	OutcomeNone        Outcome = "none"        // the client sent no token
-	OutcomeLoaded      Outcome = "loaded"      // the session is there
-	OutcomeAdopted     Outcome = "adopted"     // the session is there: a DualStore has just taken it over from the old store
-	OutcomeUnknown     Outcome = "unknown"     // well-formed token, nothing in the store: logged out, evicted, or never ours
+	OutcomeLoaded      Outcome = "loaded"      // the session exists
+	OutcomeAdopted     Outcome = "adopted"     // the session exists: a DualStore has just adopted it from the old store
+	OutcomeUnknown     Outcome = "unknown"     // well-formed token, not in the store: logged out, evicted, or never issued
 	OutcomeExpired     Outcome = "expired"     // idle or absolute timeout
 	OutcomeMalformed   Outcome = "malformed"   // not the shape of our tokens; the store was not asked
-	OutcomeTampered    Outcome = "tampered"    // the seal does not fit: changed, another secret, or another cookie name
-	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but not a record that this version reads; or a value that does not fit its type
+	OutcomeTampered    Outcome = "tampered"    // the seal does not verify: changed, another secret, or another cookie name
+	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but this version cannot read the record; or a value does not fit its type
 	OutcomeRevoked     Outcome = "revoked"     // destroyed or renewed
 	OutcomeError       Outcome = "error"       // the store could not answer
 
 	OutcomeSaved    Outcome = "saved"     // an existing session was written
 	OutcomeCreated  Outcome = "created"   // a new session was written
-	OutcomeTouched  Outcome = "touched"   // only the expiry was renewed
-	OutcomeDeleted  Outcome = "deleted"   // the session is gone from the store
-	OutcomeMerged   Outcome = "merged"    // the changes go on top of what a parallel request wrote
-	OutcomeGone     Outcome = "gone"      // the session was destroyed or renewed by a parallel request
-	OutcomeTooLarge Outcome = "too_large" // the cookie would be over 4096 bytes
+	OutcomeTouched  Outcome = "touched"   // only the expiry was extended
+	OutcomeDeleted  Outcome = "deleted"   // the session was removed from the store
+	OutcomeMerged   Outcome = "merged"    // the changes were applied to what a parallel request wrote
+	OutcomeGone     Outcome = "gone"      // a parallel request destroyed or renewed the session
+	OutcomeTooLarge Outcome = "too_large" // the cookie would exceed 4096 bytes
 	OutcomeTooLate  Outcome = "too_late"  // the response had begun, so the client cannot be told
 
 	OutcomeUntrustedProxy Outcome = "untrusted_proxy" // a proxy header from a peer that is not in TrustedProxies
 	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
-	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain http
-	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not fit the host of the request
-	OutcomeOverridden     Outcome = "overridden"      // the handler's caching headers gave way to no-store
+	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain HTTP
+	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not match the host of the request
+	OutcomeOverridden     Outcome = "overridden"      // no-store replaced the caching headers of the handler
 
 	OutcomeChanged       Outcome = "changed"        // the phase of a migration
 	OutcomeMissing       Outcome = "missing"        // the new store does not have the session
 	OutcomeOlder         Outcome = "older"          // the new store has an older version
-	OutcomeNewer         Outcome = "newer"          // the new store has a newer version, which counts
-	OutcomeDifferent     Outcome = "different"      // the same version has other values
-	OutcomeExpiryDiffers Outcome = "expiry_differs" // the copies are equal, but end at different times
+	OutcomeNewer         Outcome = "newer"          // the new store has a newer version, which wins
+	OutcomeDifferent     Outcome = "different"      // the same version has different values
+	OutcomeExpiryDiffers Outcome = "expiry_differs" // the copies are equal, but expire at different times
 )
 
-// warned bounds the log lines that are worth one mention for each host and not one for each request.
+// maxWarned bounds the number of log lines that are written once per host or proxy, not once per request.
 const maxWarned = 256
 
-// emit hands an event to Observe and, where a person can act on it, to the log.
+// emit passes an event to Observe and, if a person can act on it, to the log.
 func (m *Manager) emit(ctx context.Context, e Event) {
 	if m.observe != nil {
 		m.observe(ctx, e)
@@ -96,7 +96,7 @@ func (m *Manager) emit(ctx context.Context, e Event) {
 	m.logEvent(ctx, e)
 }
 
-// clock and since measure the Duration of an event, if anybody observes it.
+// clock and since measure the Duration of an event, if there is an Observe function.
 func (m *Manager) clock() (now time.Time) {
 	if m.observe != nil {
 		now = time.Now()
@@ -111,10 +111,10 @@ func (m *Manager) since(start time.Time) (d time.Duration) {
 	return d
 }
 
-// loadingKey is the context key of the load on whose behalf a store is asked.
+// loadingKey is the context key of the load for which a store is called.
 type loadingKey struct{}
 
-// managerOf returns the Manager on whose behalf a store is asked; nil if there is none.
+// managerOf returns the Manager whose load calls a store, or nil.
 func managerOf(ctx context.Context) *Manager {
 	if l, ok := ctx.Value(loadingKey{}).(*loading); ok {
 		return l.m
@@ -122,14 +122,14 @@ func managerOf(ctx context.Context) *Manager {
 	return nil
 }
 
-// emitFrom lets a store emit an event through the Manager that asks it.
+// emitFrom lets a store emit an event through the Manager that calls it.
 func emitFrom(ctx context.Context, e Event) {
 	if m := managerOf(ctx); m != nil {
 		m.emit(ctx, e)
 	}
 }
 
-// loadAdopted lets a store tell the Manager that asks it that it has just taken the session over from another store.
+// loadAdopted lets a store tell the Manager that calls it that it has just adopted the session from another store.
 func loadAdopted(ctx context.Context) {
 	if l, ok := ctx.Value(loadingKey{}).(*loading); ok {
 		l.adopted = true
@@ -154,7 +154,7 @@ func (m *Manager) logEvent(ctx context.Context, e Event) {
 	m.logger.Log(ctx, level, message, args...)
 }
 
-// warnOnce emits the event to Observe each time, and logs it once for each kind, outcome and subject.
+// warnOnce passes the event to Observe each time, and logs it once per kind, outcome and subject.
 func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
 	if m.observe != nil {
 		m.observe(ctx, e)
@@ -171,12 +171,12 @@ func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
 	}
 }
 
-// logLine returns the log line of an event, or an empty one if nobody would act on it.
+// logLine returns the log line of an event, or "" if there is nothing for a person to do.
 func (e Event) logLine() (slog.Level, string) {
 	switch e.Outcome {
 	case OutcomeError:
-		if errors.Is(e.Err, context.Canceled) { // a commit is never cancelled: this was a load
-			return slog.LevelInfo, "sessions: the request was given up before its session was loaded"
+		if errors.Is(e.Err, context.Canceled) { // a commit is never canceled: this was a load
+			return slog.LevelInfo, "sessions: request canceled before its session was loaded"
 		}
 		return slog.LevelError, "sessions: the store failed"
 	case OutcomeUnknown:
@@ -192,7 +192,7 @@ func (e Event) logLine() (slog.Level, string) {
 	case OutcomeUndecodable:
 		return slog.LevelWarn, "sessions: the client's session, or a value in it, cannot be read"
 	case OutcomeGone:
-		return slog.LevelWarn, "sessions: a change was refused: a parallel request destroyed or renewed the session"
+		return slog.LevelWarn, "sessions: a change was rejected: a parallel request destroyed or renewed the session"
 	case OutcomeTooLarge:
 		return slog.LevelError, "sessions: the session does not fit a cookie"
 	case OutcomeTooLate:
@@ -200,17 +200,17 @@ func (e Event) logLine() (slog.Level, string) {
 	case OutcomeUntrustedProxy:
 		return slog.LevelWarn, "sessions: a proxy header was ignored"
 	case OutcomeSchemeMismatch:
-		return slog.LevelWarn, "sessions: the browser is on https, but the request looks like http"
+		return slog.LevelWarn, "sessions: the browser uses HTTPS, but the request looks like HTTP"
 	case OutcomeInsecure:
-		return slog.LevelWarn, "sessions: a Secure cookie was sent on what looks like plain http"
+		return slog.LevelWarn, "sessions: a Secure cookie was sent over what looks like plain HTTP"
 	case OutcomeForeignDomain:
-		return slog.LevelWarn, "sessions: a cookie was sent for a domain that is not the request's"
+		return slog.LevelWarn, "sessions: a cookie was sent for a domain that does not match the request's host"
 	case OutcomeOverridden:
-		return slog.LevelWarn, "sessions: caching was switched off for a response that sets the session cookie"
+		return slog.LevelWarn, "sessions: caching was disabled for a response that sets the session cookie"
 	case OutcomeChanged:
 		return slog.LevelInfo, "sessions: the phase of the migration has changed"
 	case OutcomeMissing, OutcomeOlder, OutcomeNewer, OutcomeDifferent, OutcomeExpiryDiffers:
-		return slog.LevelWarn, "sessions: the copies of a session in the old and the new store are not equal"
+		return slog.LevelWarn, "sessions: the copies of a session in the old and the new store differ"
 	}
 	return 0, ""
 }

@@ -98,8 +98,8 @@ func ExampleNew() {
 	var first *sessions.ConfigError
 	fmt.Println(errors.As(err, &first), first.Field)
 	// Output:
-	// sessions: Cookie.Path: a __Host- cookie has the path "/": leave it empty, or use the prefix __Secure-
-	// sessions: IdleTimeout: -1m0s: leave it zero for the default, or give a millisecond or more
+	// sessions: Cookie.Path: must be "/" for a __Host- cookie: leave it empty, or use the prefix __Secure-
+	// sessions: IdleTimeout: -1m0s is less than a millisecond: use zero for the default, or 1ms or more
 	// true Cookie.Path
 }
 

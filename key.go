@@ -6,33 +6,33 @@ import (
 	"sync/atomic"
 )
 
-// Key gives the value of one session key its type. Make it once, as a package variable, with [NewKey]. A Key is safe
-// for concurrent use and may be copied; the zero Key is the key with the empty name.
+// Key is a session key whose value has type T. Create it once, as a package variable, with [NewKey]. A Key is safe for
+// concurrent use and may be copied; the zero Key has an empty name.
 type Key[T any] struct{ name string }
 
-// NewKey returns the key with this name. Two keys of the same name are the same value in the session.
+// NewKey returns the key with this name. Two keys with the same name share one value in the session.
 func NewKey[T any](name string) Key[T] { return Key[T]{name} }
 
 // Name returns the name of the key.
 func (k Key[T]) Name() string { return k.name }
 
-// Get returns the value, and reports whether there is one that fits T. One that does not fit, as after a deploy that
-// changed T, is an event of a [Manager]: [EventReject] with [OutcomeUndecodable].
+// Get returns the value, and reports whether there is one that fits T. If the value does not fit, such as after a
+// deploy that changed T, a [Manager] emits an event: [EventReject] with [OutcomeUndecodable].
 func (k Key[T]) Get(s Session) (T, bool) {
 	var v T
 	if ok, err := s.Get(k.name, &v); !ok || err != nil {
-		var zero T // a value that does not fit may have been decoded in part
+		var zero T // v may have been decoded in part
 		return zero, false
 	}
 	return v, true
 }
 
-// Set sets the value. The only error is that of a value which cannot be encoded.
+// Set sets the value. It returns an error only if the value cannot be encoded.
 func (k Key[T]) Set(s Session, v T) error { return s.Set(k.name, v) }
 
-// Update sets the value to what fn makes of the old one, the zero value if there is none, and returns the new one. See
-// [Session.Update]: fn may run again, on the value of a parallel request, and must have no other effect. A stored value
-// that does not fit T is an error, and stays.
+// Update replaces the value with the result of fn and returns it; fn gets the zero value if there is none. As in
+// [Session.Update], fn may run again on the value that a parallel request has written, and must have no side effects.
+// If the stored value does not fit T, Update leaves it alone and returns an error.
 func (k Key[T]) Update(s Session, fn func(T) T) (T, error) {
 	var latest atomic.Pointer[T] // fn may run again at commit, in another goroutine
 	err := s.Update(k.name, func(old json.RawMessage) (any, error) {
@@ -51,7 +51,7 @@ func (k Key[T]) Update(s Session, fn func(T) T) (T, error) {
 	return *latest.Load(), nil
 }
 
-// Take returns the value and deletes it: what a flash message is for.
+// Take returns the value and deletes it, such as for a flash message.
 func (k Key[T]) Take(s Session) (T, bool) {
 	v, ok := k.Get(s)
 	if ok {

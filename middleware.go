@@ -17,8 +17,8 @@ import (
 	"handover.example/sessions/internal/scheme"
 )
 
-// Manager gives the requests of a handler their sessions. Make one with [New]. It is safe for concurrent use, and must
-// not be copied. Several Managers, each with a cookie name of its own, may wrap the same handler.
+// Manager is the middleware that gives each request its session. Create one with [New]. It is safe for concurrent use,
+// and must not be copied. Several Managers may wrap the same handler if each has its own cookie name.
 type Manager struct {
 	store         Store
 	storeName     string
@@ -31,15 +31,15 @@ type Manager struct {
 	logger        *slog.Logger
 	observe       func(context.Context, Event)
 
-	atClient   bool   // the client holds the records: nothing to wait for, and nobody else who writes
-	plainLine  string // the Set-Cookie line of a cookie for as long as the browser runs, without its value
+	atClient   bool   // the client holds the records: no network to wait for, no other writer
+	plainLine  string // the Set-Cookie line of a cookie that is not persistent, without its value
 	secureLine string // the same with Secure
 
 	warnedMu sync.Mutex
 	warned   map[string]bool
 }
 
-// New returns a Manager. All configuration mistakes are reported at once, as a join of [*ConfigError].
+// New returns a Manager. It reports all configuration mistakes at once, as an [errors.Join] of [*ConfigError] values.
 func New(cfg Config) (*Manager, error) {
 	cfg.Cookie = cfg.Cookie.withDefaults()
 	if cfg.ProxyHeader == "" {
@@ -95,12 +95,12 @@ func answerError(w http.ResponseWriter, _ *http.Request, err error) {
 	http.Error(w, "The change could not be saved. Please try again.", http.StatusServiceUnavailable)
 }
 
-// Wrap returns a handler that gives next a session: next asks for it with [Get]. A request that does not ask costs
-// nothing. Changes are committed before the first byte of the response; if that fails, nothing of the response that
-// next has made is sent, and Config.ErrorHandler answers.
+// Wrap returns a handler that calls next with a session, which next gets with [Get]. A request that never asks for its
+// session causes no store call. Changes are committed before the first byte of the response; if that fails, the
+// response of next is discarded, and Config.ErrorHandler responds instead.
 //
-// A handler that panics commits nothing. Put a middleware that recovers from panics outside of Wrap, so that it stays
-// so. Wrap panics if next is nil.
+// If next panics, nothing is committed. Middleware that recovers from panics belongs outside Wrap: inside, the handler
+// would seem to have returned, and its changes would be committed. Wrap panics if next is nil.
 func (m *Manager) Wrap(next http.Handler) http.Handler {
 	if isNil(next) {
 		panic("sessions: Wrap: the handler is nil")
@@ -118,7 +118,7 @@ func (m *Manager) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// Get returns this Manager's session of the request with this context; see [Get].
+// Get returns the session that this Manager gives the request with this context; see [Get].
 func (m *Manager) Get(ctx context.Context) (Session, error) {
 	if r, ok := ctx.Value(m).(*request); ok {
 		return r.session(ctx)
@@ -129,12 +129,12 @@ func (m *Manager) Get(ctx context.Context) (Session, error) {
 // sessionKey is the context key of a session.
 type sessionKey struct{}
 
-// Get returns the session of the request with this context: that of the innermost [Manager]. It is loaded on first
-// use; later calls are free. A client without a session, or with one that cannot be used, gets a new one, which is kept
-// only if something is set in it.
+// Get returns the session of the request with this context; with several Managers, that of the innermost [Manager]. The
+// first call loads it; later calls are free. A client without a usable session gets a new one, which is kept only if
+// the handler sets a value.
 //
-// Outside of a Manager the error is [ErrNoMiddleware]. Any other error means that the store could not answer, and that
-// nobody knows who the client is: do not treat it as logged out.
+// Outside a Manager the error is [ErrNoMiddleware]. Any other error means that the store could not answer, so that it
+// is unknown who the client is: do not treat it as logged out.
 func Get(ctx context.Context) (Session, error) {
 	switch v := ctx.Value(sessionKey{}).(type) {
 	case *request:
@@ -145,14 +145,14 @@ func Get(ctx context.Context) (Session, error) {
 	return nil, ErrNoMiddleware
 }
 
-// NewContext returns a context in which [Get] returns s: for tests of handlers, and for sessions that come from
-// elsewhere than a Manager.
+// NewContext returns a context in which [Get] returns s. It is for tests of handlers, and for sessions that do not come
+// from a Manager.
 func NewContext(ctx context.Context, s Session) context.Context {
 	return context.WithValue(ctx, sessionKey{}, s)
 }
 
-// request is what Wrap adds to one request: its context, its response writer and, once asked for, its session. It is one
-// allocation.
+// request is what Wrap adds to a request: its context, its response writer and, once asked for, its session. All of it
+// is one allocation.
 type request struct {
 	context.Context
 	writer respwriter.Writer
@@ -160,22 +160,22 @@ type request struct {
 	r      *http.Request
 
 	mu     sync.Mutex
-	asked  bool // somebody asked for the session
+	asked  bool // the handler has asked for the session
 	s      *session
 	err    error
-	client *clientState // from the load on; behind a pointer, as all that is secret: see Format
+	client *clientState // set by the load; behind a pointer because it is secret: see Format
 }
 
-// clientState is what the client has.
+// clientState is the state of the client's cookie.
 type clientState struct {
-	token      string // the one that was accepted, or that it has been sent since
-	sent       bool   // it sent a cookie of this name, good or not
+	token      string // the accepted one, or the one sent to it since
+	sent       bool   // the client sent a cookie of this name, valid or not
 	persistent bool
 	secure     bool
 }
 
-// Format keeps what prints a context from printing the client's token. Package fmt does not ask for it where the context
-// is in an unexported field of something else: there it prints what is here, but follows no pointer.
+// Format keeps the client's token out of a printed context. If the context is in an unexported field of another value,
+// package fmt does not call Format but prints the fields; it does not follow pointers there.
 func (r *request) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "sessions.Manager.Wrap") }
 
 func (r *request) Value(key any) any {
@@ -190,12 +190,12 @@ func (r *request) Value(key any) any {
 	return r.Context.Value(key)
 }
 
-// loading is the context of a load: no session is in it, so that an Observe, a log handler or a hook of the store that
-// asks for one gets ErrNoMiddleware, and does not wait for itself.
+// loading is the context of a load. It carries no session, so that an Observe function, a log handler or a hook of the
+// store that asks for one gets ErrNoMiddleware, not a deadlock.
 type loading struct {
 	context.Context
 	m       *Manager
-	adopted bool // the store has just taken the session over from another one
+	adopted bool // the store has just adopted the session from another one
 }
 
 func (l *loading) Value(key any) any {
@@ -228,7 +228,7 @@ func (r *request) session(ctx context.Context) (Session, error) {
 	rec, err := r.load(&l.ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			r.err = err // an answer cut short by this caller's context says nothing to the next one
+			r.err = err // not if this caller's context has ended: the next caller may get an answer
 		}
 		return nil, err
 	}
@@ -240,7 +240,7 @@ func (r *request) session(ctx context.Context) (Session, error) {
 	return r.s, nil
 }
 
-// loaded is what a load adds to a request. It is one allocation.
+// loaded is what a load adds to a request, as one allocation.
 type loaded struct {
 	ctx     loading
 	client  clientState
@@ -255,10 +255,10 @@ func (r *request) warnLate(what string) {
 
 func (r *request) warnMisfit(id string, into reflect.Type) {
 	r.m.emit(r.Context, Event{Kind: EventReject, Outcome: OutcomeUndecodable, SessionID: id, Store: r.m.storeName,
-		Detail: fmt.Sprintf("a value does not fit %v: its type has changed since it was set, or another program sets it; read the old form as well, or use a key of another name", into)})
+		Detail: fmt.Sprintf("a value does not fit %v: its type has changed since it was set, or another program sets it; read the old form as well, or use a key with another name", into)})
 }
 
-// load tries the client's cookies in order. It returns nil without an error if none of them stands for a session.
+// load tries the client's cookies in order. It returns nil and no error if none of them names a session.
 func (r *request) load(ctx *loading) (*Record, error) {
 	m := r.m
 	start := m.clock()
@@ -287,7 +287,8 @@ func (r *request) load(ctx *loading) (*Record, error) {
 	return nil, nil
 }
 
-// loadToken loads one record and holds it to the limits. Every reason why there is none is a NotFoundError.
+// loadToken loads one record and applies the Manager's current timeouts to it. If there is no session, the error is a
+// NotFoundError with the reason.
 func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) {
 	rec, err := m.store.Load(ctx, m.cookie.Name, token)
 	if err != nil {

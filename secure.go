@@ -19,40 +19,40 @@ func (r *request) useSecure(seen bool) bool {
 	return seen || r.m.cookie.needsSecure() || r.m.scheme.Detect(r.r).HTTPS
 }
 
-// isHTTPS reports whether the request came over HTTPS, and reports a proxy header that was not believed.
+// isHTTPS reports whether the request came over HTTPS. It emits an event if a proxy header was not trusted.
 func (r *request) isHTTPS(ctx context.Context) bool {
 	v := r.m.scheme.Detect(r.r)
 	if v.Ignored && r.m.secure == SecureAuto {
 		r.m.warnOnce(ctx, peerHost(r.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
-			Detail: r.m.scheme.Header + " from " + peerHost(r.r) + " was ignored: if that is your proxy, " + howToTrust(peerHost(r.r))})
+			Detail: r.m.scheme.Header + " from " + peerHost(r.r) + " was ignored: if this is your proxy, " + howToTrust(peerHost(r.r))})
 	}
 	return v.HTTPS
 }
 
-// warnInsecure reports a Secure cookie on a request that looks like plain http: a browser that is really on plain http
-// drops it, and nothing else would say why.
+// warnInsecure reports a Secure cookie on a request that looks like plain HTTP: a browser that really uses plain HTTP
+// rejects it, and nothing else would say why.
 func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
 	if !secure || r.m.scheme.Detect(r.r).HTTPS {
 		return
 	}
 	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
-		Detail: "the cookie is Secure, but the request from " + peerHost(r.r) + " looks like plain http: a browser on plain http drops it, one on https keeps it. " +
-			"Behind a proxy that ends TLS, make it send " + r.m.scheme.Header + ": https; without TLS, use https, or localhost in development"})
+		Detail: "the cookie is Secure, but the request from " + peerHost(r.r) + " looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it. " +
+			"Behind a proxy that terminates TLS, make it send " + r.m.scheme.Header + ": https; without TLS, use HTTPS, or localhost in development"})
 }
 
-// warnDomain reports a cookie for a domain that the host of the request does not belong to: a browser drops it.
+// warnDomain reports a cookie for a domain that the request's host does not belong to: browsers reject it.
 func (r *request) warnDomain(ctx context.Context, id string) {
 	domain := r.m.cookie.Domain
 	if domain == "" || domainMatches(r.r.Host, domain) {
 		return
 	}
 	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
-		Detail: "Cookie.Domain is " + domain + ", but the request is for " + r.r.Host + ": a browser there drops the cookie. " +
-			"Leave Cookie.Domain empty, or name a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
+		Detail: "Cookie.Domain is " + domain + ", but the request is for " + r.r.Host + ": browsers reject the cookie. " +
+			"Leave Cookie.Domain empty, or set it to a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
 }
 
-// domainMatches reports whether a browser at this host, with or without a port, takes a cookie for the domain (RFC 6265,
-// section 5.1.3).
+// domainMatches reports whether a browser accepts a cookie for the domain from this host, given with or without a port
+// (RFC 6265, section 5.1.3).
 func domainMatches(host, domain string) bool {
 	if i := strings.LastIndexByte(host, ':'); i >= 0 {
 		host = host[:i]
@@ -61,8 +61,8 @@ func domainMatches(host, domain string) bool {
 	return host == domain || strings.HasSuffix(host, "."+domain)
 }
 
-// checkOrigin looks for the sign of a proxy chain that loses the scheme: the browser names this host with https, and
-// the request looks like http.
+// checkOrigin detects a proxy chain that loses the scheme: the browser's Origin is this host with https, but the
+// request looks like HTTP.
 func (r *request) checkOrigin(ctx context.Context) {
 	origin := r.r.Header.Get("Origin")
 	host, ok := strings.CutPrefix(origin, "https://")
@@ -73,18 +73,18 @@ func (r *request) checkOrigin(ctx context.Context) {
 	if v.HTTPS {
 		return
 	}
-	mend := "make every proxy pass on " + r.m.scheme.Header + " from the first one, or name the header that it does not overwrite in Config.ProxyHeader, or set Config.Secure to SecureAlways"
+	fix := "make every proxy pass on " + r.m.scheme.Header + " from the first one, or set Config.ProxyHeader to a header that no proxy overwrites, or set Config.Secure to SecureAlways"
 	if v.Ignored {
-		mend = howToTrust(peerHost(r.r)) + ", or set Config.Secure to SecureAlways"
+		fix = howToTrust(peerHost(r.r)) + ", or set Config.Secure to SecureAlways"
 	}
 	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
-		Detail: "Origin says https, the proxy at " + peerHost(r.r) + " " + says(v, r.m.scheme.Header) + ": " + mend})
+		Detail: "Origin says https, the proxy at " + peerHost(r.r) + " " + says(v, r.m.scheme.Header) + ": " + fix})
 }
 
 func says(v scheme.Verdict, header string) string {
 	switch {
 	case v.Ignored:
-		return "is not trusted, so its " + header + " is ignored"
+		return "is not trusted, so its " + header + " was ignored"
 	case v.Claim == "":
 		return "sends no " + header
 	case strings.EqualFold(v.Claim, "http"), strings.EqualFold(v.Claim, "ws"):
@@ -100,7 +100,7 @@ func howToTrust(peer string) string {
 	return "add it to Config.TrustedProxies"
 }
 
-// unixSocket is what a peer without an address is called.
+// unixSocket names a peer without an address in events.
 const unixSocket = "a Unix socket"
 
 func peerHost(r *http.Request) string {
@@ -110,5 +110,5 @@ func peerHost(r *http.Request) string {
 	case i > 0:
 		return r.RemoteAddr[:i]
 	}
-	return "an address that cannot be read"
+	return "an unreadable address"
 }

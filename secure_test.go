@@ -279,7 +279,7 @@ func TestP12_ForeignDomain(t *testing.T) {
 			want = 1
 		}
 		require.Len(t, site.events.with(sessions.OutcomeForeignDomain), 2*want, "%+v", c)
-		require.Len(t, site.log.lines("for a domain that is not the request's"), want, "%+v", c)
+		require.Len(t, site.log.lines("for a domain that does not match the request's host"), want, "%+v", c)
 	}
 }
 
@@ -321,7 +321,7 @@ func TestP12_SchemeMismatch(t *testing.T) {
 		says                            string // empty: no event
 	}{
 		{"no proxy header", "example.test", "https://example.test", "", "10.0.0.7:1", nil, false, "sends no X-Forwarded-Proto"},
-		{"untrusted", "example.test", "https://example.test", "https", "203.0.113.1:1", nil, false, "is not trusted, so its X-Forwarded-Proto is ignored: add it to Config.TrustedProxies, or set"},
+		{"untrusted", "example.test", "https://example.test", "https", "203.0.113.1:1", nil, false, "is not trusted, so its X-Forwarded-Proto was ignored: add it to Config.TrustedProxies, or set"},
 		{"other word", "example.test", "https://example.test", "tcp", "10.0.0.7:1", nil, false, "says neither http nor https"},
 		{"default port", "example.test:443", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
 		{"case", "Example.Test", "https://example.test", "http", "10.0.0.7:1", nil, false, "says http"},
@@ -399,7 +399,7 @@ func TestP12_UntrustedProxyIsLoggedOncePerPeer(t *testing.T) {
 	require.Len(t, site.events.with(sessions.OutcomeUntrustedProxy), 9)
 	lines := site.log.lines("untrusted_proxy")
 	require.Len(t, lines, 2)
-	require.Contains(t, strings.Join(lines, ""), "203.0.113.1 was ignored: if that is your proxy, add it to Config.TrustedProxies")
+	require.Contains(t, strings.Join(lines, ""), "203.0.113.1 was ignored: if this is your proxy, add it to Config.TrustedProxies")
 }
 
 func TestP12_NeverSecureMeansNever(t *testing.T) {

@@ -14,16 +14,16 @@ import (
 	"unicode/utf8"
 )
 
-// Session is the session of one request, as [Get] returns it. Changes are kept in the Session and written together,
-// just before the first byte of the response, or when the handler returns.
+// Session is the session of one request, as returned by [Get]. It collects changes, which are written together just
+// before the first byte of the response, or when the handler returns.
 //
-// Values are JSON: encoded by Set, decoded by Get. Use a [Key] to give them a type. A Session is safe for concurrent
-// use by the goroutines of one handler; it must not be used after the handler has returned.
+// Values are JSON: Set encodes them, Get decodes them. Use a [Key] to give them a type. A Session is safe for
+// concurrent use by the goroutines of one handler, and must not be used after the handler has returned.
 //
-// It is an interface so that sessions from elsewhere, and test doubles, fit.
+// It is an interface so that other packages can provide sessions and test doubles.
 type Session interface {
-	// ID returns a public handle of the session: safe to log and to show, of no use as a credential. It changes when
-	// the session is renewed.
+	// ID returns a public handle of the session. It is safe to log and to show, useless as a credential, and changes
+	// when the session is renewed.
 	ID() string
 	// IsNew reports whether the client came without a session. A new session without values is not kept.
 	IsNew() bool
@@ -32,35 +32,36 @@ type Session interface {
 	// ExpiresAt returns when the session ends if it is not used again.
 	ExpiresAt() time.Time
 
-	// Get decodes the value of key into the pointer, and reports whether there is one. The error is that of a value
-	// which does not fit the pointer; a [Manager] also reports it, once per request and type, as an event.
+	// Get decodes the value of key into a pointer, and reports whether there is one. It returns an error if the value
+	// does not fit the pointer; a [Manager] also reports that as an event, once per request and type.
 	Get(key string, into any) (bool, error)
-	// Set encodes the value now. The error is that of a value which cannot be encoded, or of a key that is not UTF-8.
-	// Setting what is there already changes nothing.
+	// Set encodes the value and stores it in the session. It returns an error if the value cannot be encoded or the key
+	// is not UTF-8. Setting a value that is equal to the current one changes nothing.
 	Set(key string, value any) error
-	// Update replaces the value of key by what fn makes of it; old is nil if there is none. Where the store is on the
-	// server, fn runs again on the fresh value if a parallel request has changed it meanwhile, so that nothing is lost:
-	// fn must have no other effect. An error from fn leaves the value as it is, and is returned. An fn that sets its own
-	// key fails.
+	// Update replaces the value of key with the result of fn; old is nil if there is no value. With a server-side
+	// store, fn runs again on the fresh value if a parallel request has changed it, so that no change is lost: fn must
+	// have no side effects. If fn returns an error, Update leaves the value alone and returns the error. An fn that
+	// sets its own key fails.
 	Update(key string, fn func(old json.RawMessage) (any, error)) error
-	// Delete removes the key. The session stays, also when it is empty.
+	// Delete removes the key. The session stays, even if it is empty.
 	Delete(key string)
 	// Clear removes all keys. The session stays, with its token.
 	Clear()
-	// Keys returns the keys that there are when the loop begins, in no particular order.
+	// Keys iterates over the keys that exist when the loop begins, in no particular order.
 	Keys() iter.Seq[string]
 
-	// SetLifetime gives this session an idle timeout of its own, in place of Config.IdleTimeout, and sets whether its
-	// cookie outlives the browser. It is kept with the session, and never goes past the absolute timeout. An idle of
-	// zero is Config.IdleTimeout; a negative one, or less than a millisecond, ends the session with this request.
+	// SetLifetime sets the idle timeout of this session, replacing Config.IdleTimeout, and whether its cookie outlives
+	// the browser. Both are stored with the session, and the absolute timeout still applies. An idle of zero restores
+	// Config.IdleTimeout; a negative one, or one below a millisecond, ends the session with this request.
 	SetLifetime(idle time.Duration, persistent bool)
-	// Renew gives the session a new token when it is written, and ends the old one in the same commit. Call it when the
-	// rights of the user change, as at login, so that a token planted before is worth nothing after (session fixation;
-	// OWASP Session Management Cheat Sheet). The values stay.
+	// Renew gives the session a new token when it is written, and ends the old token in the same commit. The values
+	// stay. Call Renew when the user's privileges change, such as at login, so that a token planted before is worthless
+	// afterwards (session fixation; OWASP Session Management Cheat Sheet).
 	Renew()
-	// Destroy ends the session: its values are gone, it is removed from the store, and the client is told to forget the
-	// cookie. What is set afterwards belongs to a new session. If a parallel request has renewed the session, it lives on
-	// under its new token: the commit fails with [ErrGone], so that the logout is not taken for done.
+	// Destroy ends the session: it discards the values, removes the session from the store, and tells the client to
+	// delete the cookie. Values set afterwards belong to a new session. If a parallel request has renewed the session,
+	// it lives on under its new token, and the commit fails with [ErrGone], so a logout that did not happen is not
+	// reported as done.
 	Destroy()
 }
 
@@ -71,34 +72,34 @@ type session struct {
 
 	mu     sync.Mutex
 	rec    *Record // the session as the handler sees it; private to this request
-	stored bool    // rec has come from the store, or has been written to it
-	isNew  bool    // there was none when the request began
+	stored bool    // rec was loaded from the store or written to it
+	isNew  bool    // the client came without a session
 	gen    uint64  // counts the changes
 	pending
 
-	touchFailed bool // once is enough: a store that is down must not be waited for again when the handler returns
+	touchFailed bool // do not try again when the handler returns: the store may be down, and waiting twice is too long
 
-	misfits map[reflect.Type]bool // the types that a value did not fit; each is reported once
+	misfits map[reflect.Type]bool // types that a value did not fit; each is reported once
 }
 
-// response is the response that the changes of a session go with.
+// response is the response that carries the changes of a session.
 type response interface {
 	// begun reports whether it is too late to tell the client anything.
 	begun() bool
-	// warnLate reports a change that can no longer be made; what says which.
+	// warnLate reports a change that can no longer be made, described by what.
 	warnLate(what string)
 	// warnMisfit reports a value of the session with this ID that cannot be decoded into a type.
 	warnMisfit(id string, into reflect.Type)
 }
 
-// limits are the timeouts that the manager gives to its sessions.
+// limits are the timeouts that a Manager applies to its sessions.
 type limits struct {
 	idle, absolute, maxIdle time.Duration
 
-	now func() time.Time // the clock of this instance; tests set it apart from that of another
+	now func() time.Time // the clock of this instance; tests make it differ from another's
 }
 
-// op is one change. Later ones may stand on earlier ones, so they are kept in order.
+// op is one change. Later ones may depend on earlier ones, so they are kept in order.
 type op struct {
 	kind opKind
 	key  string
@@ -126,7 +127,7 @@ func (l *limits) newRecord(now time.Time) *Record {
 	return r
 }
 
-// slide renews the idle timeout of a session that is in use, with the timeout in force.
+// slide extends a session that is in use by the current idle timeout.
 func (l *limits) slide(r *Record, now time.Time) {
 	if !r.CustomIdle {
 		r.Idle = l.idle
@@ -134,8 +135,8 @@ func (l *limits) slide(r *Record, now time.Time) {
 	r.slide(now)
 }
 
-// apply lowers the timeouts of a record that was loaded to those in force now. One that was raised since, or is longer
-// than the store keeps a record, applies when the session is next written or touched.
+// apply applies the Manager's current timeouts to a loaded record, if they are shorter. A longer one takes effect when
+// the session is next written or touched.
 func (l *limits) apply(r *Record) {
 	idle := min(r.Idle, l.idle)
 	if r.CustomIdle {
@@ -160,10 +161,10 @@ func (s *session) ID() string {
 	return s.rec.ID
 }
 
-// Format keeps what prints a session from printing its token and values.
+// Format prints only the ID: no token and no value gets into a log.
 func (s *session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session "+s.ID()) }
 
-// ensureToken gives a new session its token, when somebody first needs it.
+// ensureToken gives a new session its token when it is first needed.
 func (s *session) ensureToken() {
 	if s.rec.Token == "" {
 		s.rec.Token = NewToken()
@@ -203,13 +204,13 @@ func (s *session) Get(key string, into any) (bool, error) {
 	}
 	if json.Unmarshal([]byte(raw), into) != nil {
 		s.misfit(into)
-		// What encoding/json says may quote the value.
+		// The error of encoding/json may quote the value.
 		return true, fmt.Errorf("sessions: a value cannot be decoded into %T", into)
 	}
 	return true, nil
 }
 
-// misfit reports, once per type, that a value could not be decoded. [Key.Get] returns no error: without the report a
+// misfit reports, once per type, that a value could not be decoded. [Key.Get] returns no error: without this report, a
 // login that no longer fits its type would vanish without a trace.
 func (s *session) misfit(into any) {
 	t := reflect.TypeOf(into)
@@ -240,11 +241,11 @@ func (s *session) Set(key string, value any) error {
 	return nil
 }
 
-// maxUpdateRounds bounds how often Update runs its function, so that one which sets its own key ends.
+// maxUpdateRounds bounds how often Update runs its function, in case the function sets its own key.
 const maxUpdateRounds = 1000
 
-var errUpdate = fmt.Errorf("sessions: Update: the value has changed %d times while the function ran: "+
-	"let the function return the new value, and not set its own key", maxUpdateRounds)
+var errUpdate = fmt.Errorf("sessions: Update: the value changed %d times while the function ran: "+
+	"let the function return the new value instead of setting its own key", maxUpdateRounds)
 
 func (s *session) Update(key string, fn func(old json.RawMessage) (any, error)) error {
 	for range maxUpdateRounds {
@@ -304,19 +305,19 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 
 func (s *session) Renew() {
 	s.mu.Lock()
-	late := s.response.begun() // with the lock: after this, no commit has overlooked it
+	late := s.response.begun() // under the lock: if it has not begun, its commit will see the renewal
 	if !late {
 		s.renew = s.stored
 	}
 	s.mu.Unlock()
 	if late {
-		s.response.warnLate("Renew: the client cannot be given the new token, the old one stays")
+		s.response.warnLate("Renew: the client can no longer get a new token, so the old one stays")
 	}
 }
 
 func (s *session) Destroy() {
 	if s.response.begun() {
-		s.response.warnLate("Destroy: the client cannot be told to forget its cookie")
+		s.response.warnLate("Destroy: the client can no longer be told to delete its cookie")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -329,11 +330,11 @@ func (s *session) Destroy() {
 	s.gen++
 }
 
-// record makes a change and keeps it for a merge. A change that changes nothing is made again in a merge too, but is no
-// reason to write.
+// record makes a change and keeps it for a merge. A change without effect is also made again in a merge, but does not
+// cause a write.
 func (s *session) record(o *op, changes bool) {
 	s.apply(s.rec, o, o.raw)
-	if o.kind != opUpdate { // what went before on this key, or this kind, no longer matters
+	if o.kind != opUpdate { // earlier changes to this key, or of this kind, no longer matter
 		s.ops = slices.DeleteFunc(s.ops, func(p *op) bool {
 			return p.key == o.key && (p.kind == o.kind || isKeyOp(p.kind) && isKeyOp(o.kind)) || o.kind == opClear && isKeyOp(p.kind)
 		})
@@ -348,7 +349,7 @@ func (s *session) record(o *op, changes bool) {
 
 func isKeyOp(k opKind) bool { return k == opSet || k == opUpdate || k == opDelete }
 
-// apply makes one change to a record; raw is the new value, which an update has made already.
+// apply makes one change to a record; raw is the new value, which an update has already computed.
 func (s *session) apply(r *Record, o *op, raw string) {
 	switch o.kind {
 	case opSet, opUpdate:
@@ -367,7 +368,7 @@ func (s *session) apply(r *Record, o *op, raw string) {
 	}
 }
 
-// rebase makes the changes again on a newer record, with updates run on its values.
+// rebase makes the changes again on a newer record, and runs updates on its values.
 func (s *session) rebase(r *Record, ops []*op) error {
 	for _, o := range ops {
 		raw := o.raw
@@ -397,11 +398,11 @@ func runUpdate(key, old string, ok bool, fn func(json.RawMessage) (any, error)) 
 
 var errKey = errors.New("sessions: a key must be valid UTF-8")
 
-// maxNesting is what package json reads, less the two levels of the record. It writes deeper values than it reads, and
-// one of them would make the whole session unreadable.
+// maxNesting is the depth that package json can read, less the two levels of the record. It writes deeper values than
+// it reads, and one such value would make the whole session unreadable.
 const maxNesting = 10000 - 2
 
-// encode returns the JSON text of a value. Its errors name the type, and not the value.
+// encode returns the JSON text of a value. Its errors name the type, not the value.
 func encode(key string, value any) (string, error) {
 	if !utf8.ValidString(key) {
 		return "", errKey
@@ -411,7 +412,7 @@ func encode(key string, value any) (string, error) {
 		return "", fmt.Errorf("sessions: a value of type %T cannot be encoded as JSON", value)
 	}
 	if bytes.Count(raw, []byte("["))+bytes.Count(raw, []byte("{")) > maxNesting && !json.Valid(slices.Concat([]byte("[["), raw, []byte("]]"))) {
-		return "", fmt.Errorf("sessions: a value of type %T is nested deeper than package json reads", value)
+		return "", fmt.Errorf("sessions: a value of type %T is nested too deeply for package json to read back", value)
 	}
 	return string(raw), nil
 }

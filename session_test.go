@@ -98,7 +98,7 @@ func TestUpdateOfItsOwnKey(t *testing.T) {
 			}
 			return -1, count.Set(s, runs)
 		})
-		require.EqualError(t, err, "sessions: Update: the value has changed 1000 times while the function ran: let the function return the new value, and not set its own key")
+		require.EqualError(t, err, "sessions: Update: the value changed 1000 times while the function ran: let the function return the new value instead of setting its own key")
 		require.Equal(t, 1000, runs)
 
 		n, err := count.Update(s, func(n int) int { return n + 1 })

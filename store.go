@@ -9,67 +9,68 @@ import (
 	"time"
 )
 
-// Store keeps records. It knows tokens and records, and nothing of HTTP, so that one interface fits both a sealed
-// cookie, where the token that the client holds is the record itself, and Redis, where it is only its name.
+// Store stores records. One interface fits both a sealed cookie, where the client's token is the record itself, and
+// Redis, where the token only names it.
 //
-// A Store is safe for concurrent use. The name in each method is the cookie name: a store that seals binds its tokens
-// to it, any other ignores it.
+// A Store must be safe for concurrent use. The name in each method is the cookie name: a store that seals records binds
+// them to it, and any other store ignores it.
 //
-// A store must keep the whole text of [Record.MarshalJSON]: it holds more than the fields, such as which writes led to the
-// record, without which a [DualStore] loses parallel changes. A store may write in it only what Touch changes.
+// A store must keep the whole text of [Record.MarshalJSON]. It holds more than the exported fields, such as which
+// writes led to the record; without that, a [DualStore] loses parallel changes. A store may change in it only what
+// Touch changes.
 //
-// [sessiontest.TestStore] checks an implementation against all that is said here. Any error that is not named below
-// means that the store could not answer: it reaches the handler from [Get], or makes the response fail, and nobody
-// becomes anonymous because of it. No error may hold a token or a value.
+// [sessiontest.TestStore] checks whether an implementation meets this contract. Any error not named below means that
+// the store could not answer: [Get] returns it to the handler, or the response fails, and the client does not become
+// anonymous. No error may contain a token or a value.
 //
-// A store may have further methods. The library looks for them in the store, and then in what it wraps: in the Store that
-// its method Unwrap returns, or that it embeds.
+// A store may have the optional methods below. The library looks for each in the store itself, and then in the Store
+// that it wraps: the one that its Unwrap method returns, or the one that it embeds.
 //
-//	Unwrap() Store            // the store that this one wraps, as for metrics
-//	MaxTTL() time.Duration    // the longest idle timeout that it can keep; the Manager cuts longer ones to it
-//	ClientSide() bool         // whether the client's cookie holds the records: nobody else writes them
+//	Unwrap() Store            // the wrapped store, such as the one that this store adds metrics to
+//	MaxTTL() time.Duration    // the longest idle timeout that it can keep; the Manager shortens longer ones
+//	ClientSide() bool         // whether the client's cookie holds the records, so that no other request writes them
 //	Keyspace() any            // a comparable value, equal for two stores that write the same keys
 //	String() string           // the name of the store in events
 //
 // [sessiontest.TestStore]: https://pkg.go.dev/handover.example/sessions/sessiontest#TestStore
 type Store interface {
-	// Load returns the record that the token stands for, with ID and Token set.
+	// Load returns the record for a token, with ID and Token set.
 	//
-	// Where the client presents something else than Token, as with a record that the client holds, Load sets
-	// [Record.Presented] to it. If the client should present something else from now on, Load returns that, in Presented or
-	// in Token, and the [Manager] sends it.
+	// If the client presents something other than Token, such as a sealed record, Load sets [Record.Presented] to what
+	// it presents. If the client should present something else from now on, Load returns that in Presented or Token,
+	// and the [Manager] sends it.
 	//
-	// A token that cannot be one of ours, an unknown one, and one whose record has expired or cannot be read all give
-	// an error that is [ErrNotFound], if possible a [*NotFoundError] that says which. The shape of the token is checked
-	// before anything is asked. A tombstone ([Record.Revoked]) is returned like any other record.
+	// The error is [ErrNotFound], if possible as a [*NotFoundError] with the reason, if the token is unknown or cannot
+	// be one of ours, or if its record has expired or cannot be read. Load checks the shape of the token before it
+	// queries anything. It returns a tombstone ([Record.Revoked]) like any other record.
 	Load(ctx context.Context, name, token string) (*Record, error)
 
 	// Save writes rec under rec.Token, to live until rec.Expires, and returns the token that the client must present
 	// next.
 	//
-	// With base 0 the record is new: if there is one under its token already, the error is [ErrConflict]. With any other
-	// base, what is in the store must still have this Version: a newer record gives ErrConflict (a [*ConflictError] if
-	// the store has it), a tombstone or nothing at all gives [ErrGone]. The check and the write are one step.
-	// A tombstone with base 0 replaces whatever is there.
+	// With base 0 the record is new: if the store already has one under its token, the error is [ErrConflict]. With any
+	// other base, the stored record must still have this Version: if it has another, the error is ErrConflict (as a
+	// [*ConflictError], when the store has the record at no extra cost); if it is a tombstone or missing, the error is
+	// [ErrGone]. Save compares and writes in one atomic step. A tombstone with base 0 overwrites any record.
 	//
-	// A record whose Expires has passed is not written: the error is ErrGone. A record that is too large for the
-	// store gives [ErrTooLarge]. A store where the client holds the state cannot compare, and always writes. A store that
-	// cannot keep a record for its whole Idle writes the Idle and Expires that it can keep.
+	// If Expires has passed, Save writes nothing and returns ErrGone. If the record is too large for the store, the
+	// error is [ErrTooLarge]. A client-side store cannot compare versions, and always writes. A store that cannot keep
+	// a record for its whole Idle writes the Idle and Expires that it can keep.
 	Save(ctx context.Context, name string, rec *Record, base int64) (token string, err error)
 
-	// Touch renews only the expiry of a record, to rec.Expires, and the idle timeout from which it was made, to rec.Idle,
-	// if the record is still there with rec.Version; the values in the store stay as they are, and nothing is ever
-	// created. A record that is no longer there, or is a tombstone, gives ErrGone; a newer one gives nil, because the
-	// write that made it has renewed it too.
+	// Touch sets the expiry of a record to rec.Expires, and the idle timeout from which it was computed to rec.Idle, if
+	// the stored record still has rec.Version. It never changes values and never creates a record. If the record is
+	// missing or a tombstone, the error is ErrGone. If it is newer, Touch does nothing and returns no error, because
+	// the newer write has extended it as well.
 	Touch(ctx context.Context, name string, rec *Record) (token string, err error)
 
-	// Delete ends a session wherever the store keeps it: it removes the record, whatever its version, or leaves a
-	// tombstone in its place. Deleting a session that does not exist is not an error. A tombstone that a renewal left
-	// ([Record.Renewed]) stays, and is ErrGone: the session lives on under a token that the caller does not know.
+	// Delete ends a session: it removes the record, whatever its version, or replaces it with a tombstone. Deleting a
+	// session that does not exist is not an error. If it finds the tombstone of a renewal ([Record.Renewed]), Delete
+	// leaves it and returns ErrGone: the session lives on under a token that the caller does not know.
 	Delete(ctx context.Context, name string, rec *Record) error
 }
 
-// storeAs looks for a further method in a store and in what it wraps.
+// storeAs looks for an optional method in a store and in the stores that it wraps.
 func storeAs[T any](s Store) (found T, ok bool) {
 	for s != nil {
 		if found, ok = s.(T); ok {
@@ -82,7 +83,7 @@ func storeAs[T any](s Store) (found T, ok bool) {
 
 var storeType = reflect.TypeFor[Store]()
 
-// unwrap returns the store that another one wraps; nil if it wraps none that can be seen.
+// unwrap returns the store that s wraps, or nil if it shows none.
 func unwrap(s Store) Store {
 	if w, ok := s.(interface{ Unwrap() Store }); ok {
 		return w.Unwrap()
@@ -91,7 +92,7 @@ func unwrap(s Store) Store {
 	if v.Kind() != reflect.Struct {
 		return nil
 	}
-	for i := range v.NumField() { // a struct that embeds the interface has its four methods and hides the others
+	for i := range v.NumField() { // a struct that embeds the interface gets its four methods only
 		if f := v.Type().Field(i); f.Anonymous && f.Type == storeType && f.IsExported() {
 			inner, _ := v.Field(i).Interface().(Store)
 			return inner
@@ -100,7 +101,7 @@ func unwrap(s Store) Store {
 	return nil
 }
 
-// maxTTL returns the longest idle timeout that a store can keep.
+// maxTTL returns the longest idle timeout that s can keep.
 func maxTTL(s Store) time.Duration {
 	if m, ok := storeAs[interface{ MaxTTL() time.Duration }](s); ok {
 		return m.MaxTTL()
@@ -108,20 +109,20 @@ func maxTTL(s Store) time.Duration {
 	return math.MaxInt64
 }
 
-// isClientSide reports whether a store says that the client's cookie holds its records.
+// isClientSide reports whether s declares that the client's cookie holds its records.
 func isClientSide(s Store) bool {
 	c, ok := storeAs[interface{ ClientSide() bool }](s)
 	return ok && c.ClientSide()
 }
 
-// sameRecords reports whether two stores would write each other's records.
+// sameRecords reports whether two stores write the same records.
 func sameRecords(a, b Store) bool {
 	x, okX := storeAs[interface{ Keyspace() any }](a)
 	y, okY := storeAs[interface{ Keyspace() any }](b)
 	return same(a, b) || okX && okY && same(x.Keyspace(), y.Keyspace())
 }
 
-// same compares what may be of a type that cannot be compared.
+// same reports whether a and b are equal; values of types that are not comparable never are.
 func same(a, b any) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
@@ -134,35 +135,35 @@ func storeName(s Store) string {
 	return fmt.Sprintf("%T", s)
 }
 
-// The errors on which callers branch; test with [errors.Is].
+// Errors that callers may branch on; test with [errors.Is].
 var (
-	// ErrNotFound says that a token stands for no session.
+	// ErrNotFound means that a token names no session.
 	ErrNotFound = errors.New("sessions: no such session")
-	// ErrConflict says that the record was written by another request since it was read.
+	// ErrConflict means that another request has written the record since it was read.
 	ErrConflict = errors.New("sessions: the session was changed by a parallel request")
-	// ErrGone says that the session was destroyed or renewed by another request: the change was not written.
+	// ErrGone means that another request has destroyed or renewed the session: the change was not written.
 	ErrGone = errors.New("sessions: the session was ended by a parallel request")
-	// ErrTooLarge says that the record does not fit the store: for a cookie, name and value over 4096 bytes.
+	// ErrTooLarge means that the record does not fit the store: for a cookie, name and value exceed 4096 bytes.
 	ErrTooLarge = errors.New("sessions: the session is too large for its store")
-	// ErrReadOnly says that the session can only be read.
+	// ErrReadOnly means that the session can only be read.
 	ErrReadOnly = errors.New("sessions: the session is read-only")
-	// ErrNoMiddleware says that no Manager wraps the handler.
+	// ErrNoMiddleware means that no Manager wraps the handler.
 	ErrNoMiddleware = errors.New("sessions: no session in this context: wrap the handler with Manager.Wrap, and pass on the context of its request")
 )
 
-// NotFoundError is an [ErrNotFound] with its reason.
+// NotFoundError is an [ErrNotFound] with a reason.
 type NotFoundError struct {
 	// Outcome is the reason: unknown, expired, malformed, tampered, undecodable or revoked.
 	Outcome Outcome
 	// SessionID is the public handle, if the token has one.
 	SessionID string
-	// Detail says more, for a person; it holds nothing of the token or the record.
+	// Detail explains the reason to a person. It contains nothing of the token or the record.
 	Detail string
 
-	expired *Record // a copy that is authentic but dead: it still names its record in another store
+	expired *Record // an authentic copy that has expired: it still names its record in another store
 }
 
-// Error says which reason it was, and nothing of the token.
+// Error returns the reason, and nothing of the token.
 func (e *NotFoundError) Error() string {
 	if e.Detail == "" {
 		return fmt.Sprintf("%v: %s", ErrNotFound, e.Outcome)
@@ -173,14 +174,14 @@ func (e *NotFoundError) Error() string {
 // Is makes every NotFoundError an [ErrNotFound].
 func (e *NotFoundError) Is(target error) bool { return target == ErrNotFound }
 
-// ConflictError is an [ErrConflict] with the record that was found instead, so that the caller can merge without
+// ConflictError is an [ErrConflict] with the record that the store has instead, so that the caller can merge without
 // another read.
 type ConflictError struct {
-	// Current is what the store has now, with its Token set. It is the caller's to change.
+	// Current is what the store has now, with its Token set. The caller may change it.
 	Current *Record
 }
 
-// Error is the text of [ErrConflict]: nothing of the record is in it.
+// Error returns the text of [ErrConflict], and nothing of the record.
 func (e *ConflictError) Error() string { return ErrConflict.Error() }
 
 // Is makes every ConflictError an [ErrConflict].

@@ -51,7 +51,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "the cookie is empty"}
 	}
 	if n := len(name) + len(token); n > maxCookieBytes {
-		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: fmt.Sprintf("name and value are %d bytes, a browser keeps %d", n, maxCookieBytes)}
+		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: fmt.Sprintf("name and value are %d bytes; browsers accept %d", n, maxCookieBytes)}
 	}
 	plain, err := s.codec.Open(name, token)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *CookieStore) Save(_ context.Context, name string, rec *Record, _ int64)
 		return "", err
 	}
 	if n := len(name) + len(token); n > maxCookieBytes {
-		return "", fmt.Errorf("%w: name and value of the cookie are %d bytes, a browser keeps %d", ErrTooLarge, n, maxCookieBytes)
+		return "", fmt.Errorf("%w: name and value of the cookie are %d bytes; browsers accept %d", ErrTooLarge, n, maxCookieBytes)
 	}
 	return token, nil
 }

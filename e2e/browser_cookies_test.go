@@ -224,7 +224,7 @@ func testSize(t *testing.T, b *browser) {
 	require.Equal(t, []string{"load:loaded", "commit:too_large"}, st.outcomes())
 	e := st.Events()[1]
 	require.ErrorIs(t, e.Err, sessions.ErrTooLarge)
-	require.Regexp(t, `name and value of the cookie are (409[7-9]|410[0-9]|411[0-9]) bytes, a browser keeps 4096`, e.Err.Error())
+	require.Regexp(t, `name and value of the cookie are (409[7-9]|410[0-9]|411[0-9]) bytes; browsers accept 4096`, e.Err.Error())
 
 	p.forget()
 	h = tb.open(fmt.Sprintf("%s/big?bytes=%d", st.URL, fits))[0]

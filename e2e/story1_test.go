@@ -59,7 +59,7 @@ func TestStory1OneLogLine(t *testing.T) {
 			"level=WARN", "kind=secure", "outcome=scheme_mismatch",
 			"Origin says https, the proxy at 127.0.0.1 says http (X-Forwarded-Proto)", // the cause
 			"make every proxy pass on X-Forwarded-Proto from the first one",           // three ways out
-			"or name the header that it does not overwrite in Config.ProxyHeader",     //
+			"or set Config.ProxyHeader to a header that no proxy overwrites",          //
 			"or set Config.Secure to SecureAlways",                                    //
 		} {
 			require.Contains(t, lines[0], part)
@@ -145,7 +145,7 @@ func TestStory1UntrustedProxy(t *testing.T) {
 	require.Equal(t, []string{"secure:untrusted_proxy"}, st.outcomes(sessions.EventSecure))
 	lines := st.LogLines("level=WARN")
 	require.Len(t, lines, 1)
-	require.Contains(t, lines[0], "X-Forwarded-Proto from 127.0.0.1 was ignored: if that is your proxy, add it to Config.TrustedProxies")
+	require.Contains(t, lines[0], "X-Forwarded-Proto from 127.0.0.1 was ignored: if this is your proxy, add it to Config.TrustedProxies")
 }
 
 // TestStory1UnixSocket: the last hop has no address. It is believed when asked for.
@@ -162,7 +162,7 @@ func TestStory1UnixSocket(t *testing.T) {
 			require.Equal(t, first.Page.Session, after.Page.Session)
 			require.Equal(t, trust, len(st.outcomes(sessions.EventSecure)) == 0, "%v", st.outcomes())
 			if !trust {
-				require.Contains(t, st.LogLines("outcome=untrusted_proxy")[0], "X-Forwarded-Proto from a Unix socket was ignored: if that is your proxy, set Config.TrustUnixSocket")
+				require.Contains(t, st.LogLines("outcome=untrusted_proxy")[0], "X-Forwarded-Proto from a Unix socket was ignored: if this is your proxy, set Config.TrustUnixSocket")
 			}
 		})
 	}
