@@ -100,7 +100,7 @@ func TestRedisStore_Alive(t *testing.T) {
 			require.False(t, ok)
 			require.NotErrorIs(t, err, sessions.ErrGone)
 			require.NotContains(t, err.Error(), "secret")
-			require.True(t, strings.HasPrefix(err.Error(), "sessions: redis: look: "), err.Error())
+			require.True(t, strings.HasPrefix(err.Error(), "sessions: redis: alive: "), err.Error())
 			require.NoError(t, rdb.Del(t.Context(), "session:"+id).Err())
 		})
 	}

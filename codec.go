@@ -13,34 +13,35 @@ import (
 	"github.com/gorilla/securecookie"
 )
 
-// Codec seals and opens what a [CookieStore] keeps at the client: encrypted and authenticated, and bound to the cookie
-// name. A Codec is safe for concurrent use.
+// Codec seals and opens the records that a [CookieStore] keeps in the client's cookie. It encrypts and authenticates
+// them, and binds them to the cookie name. A Codec must be safe for concurrent use.
 type Codec interface {
-	// Seal gives the text for a cookie, made only of bytes that a cookie value may hold. It does not change plain.
+	// Seal returns plain in sealed form, made only of bytes that a cookie value may contain. It does not modify plain.
 	Seal(name string, plain []byte) (string, error)
-	// Open gives back what was sealed under the same name. Any text that Seal did not make is an error, which holds
+	// Open returns what was sealed under the same name. Any text that Seal did not return is an error, which contains
 	// nothing of the text.
 	Open(name, sealed string) ([]byte, error)
 }
 
-// minSecret is the least length of a secret, in bytes: that of the keys which are derived from it.
+// minSecret is the minimum length of a secret in bytes: that of the keys derived from it.
 const minSecret = 32
 
-// NewSecureCookieCodec returns a Codec over [github.com/gorilla/securecookie]: AES-256-CTR, then HMAC-SHA-256, with
-// keys derived from the secrets by HKDF. Its own clock of 30 days is off: the record holds its expiry.
+// NewSecureCookieCodec returns a Codec that uses [github.com/gorilla/securecookie]: AES-256-CTR, then HMAC-SHA-256,
+// with keys derived from the secrets by HKDF. The 30-day limit of securecookie is off: the record has its own expiry.
 //
-// Each secret has 32 bytes or more, from a random source. The first one seals, all of them open: to change the secret,
-// put the new one first, and drop the old one when the longest session has ended. Too short, repeated or missing
-// secrets are reported together, as a join of [*ConfigError].
+// Each secret must have 32 bytes or more, from a random source. The first secret seals, and all of them open. To rotate
+// secrets in a rolling deploy, first append the new secret everywhere, then move it to the front, and drop the old one
+// when the longest session has ended. Too short, repeated or missing secrets are reported together, as an [errors.Join]
+// of [*ConfigError] values.
 func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 	return codecOf(newSecureCookie, secrets)
 }
 
-// codecOf makes a codec of each secret.
+// codecOf returns a Codec with one codec per secret.
 func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
 	var bad mistakes
 	if len(secrets) == 0 {
-		bad.add("secrets", "none given: pass a random secret of %d bytes or more", minSecret)
+		bad.add("secrets", "none: pass a random secret of %d bytes or more", minSecret)
 	}
 	var codecs []Codec
 	for i, secret := range secrets {
@@ -51,7 +52,7 @@ func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Cod
 		}
 		for j := range i {
 			if bytes.Equal(secrets[j], secret) {
-				bad.add(field, "the same as secrets[%d]: give each secret once", j)
+				bad.add(field, "the same as secrets[%d]: pass each secret once", j)
 			}
 		}
 		c, err := newCodec(secret)
@@ -67,8 +68,8 @@ func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Cod
 	return Codecs(codecs[0], codecs[1:]...), nil
 }
 
-// Codecs returns a Codec that seals with first and opens with any of them, in this order: the way from one codec, or
-// one set of secrets, to another.
+// Codecs returns a Codec that seals with first and opens with each of them, in this order. Use it to change codecs or
+// rotate secrets.
 func Codecs(first Codec, older ...Codec) Codec {
 	if len(older) == 0 {
 		return first
@@ -94,9 +95,9 @@ func hasNilCodec(c Codec) bool {
 	return isNil(c) || ok && slices.ContainsFunc(list, hasNilCodec)
 }
 
-var errSeal = errors.New("sessions: the seal does not fit")
+var errSeal = errors.New("sessions: the seal does not verify")
 
-// hasLineBreak finds what package base64 passes over, also where it is strict.
+// hasLineBreak reports whether s has a line break, which package base64 ignores even in strict mode.
 func hasLineBreak(s string) bool {
 	return strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0
 }
@@ -117,14 +118,14 @@ func newSecureCookie(secret []byte) (Codec, error) {
 	}
 	sc := securecookie.New(hashKey, blockKey)
 	sc.SetSerializer(securecookie.NopEncoder{})
-	sc.MaxAge(0)    // the record holds its own expiry
-	sc.MaxLength(0) // the cookie store knows the name, and with it the limit
+	sc.MaxAge(0)    // the record has its own expiry
+	sc.MaxLength(0) // CookieStore checks the length, with that of the name
 	return &secureCookie{sc}, nil
 }
 
 func (c *secureCookie) Seal(name string, plain []byte) (string, error) {
 	if len(plain) == 0 {
-		return "", errors.New("sessions: there is nothing to seal") // securecookie would, and then not open it
+		return "", errors.New("sessions: nothing to seal") // securecookie would seal it, but not open it again
 	}
 	sealed, err := c.sc.Encode(name, bytes.Clone(plain)) // Encode encrypts in place
 	if err != nil {
@@ -134,8 +135,8 @@ func (c *secureCookie) Seal(name string, plain []byte) (string, error) {
 }
 
 func (c *secureCookie) Open(name, sealed string) ([]byte, error) {
-	// securecookie takes line breaks and loose last bits, which the last four characters have, for the same value: one
-	// value has one text here.
+	// securecookie ignores line breaks and unused bits in the last four characters. Reject them, so that each value has
+	// one sealed form.
 	if hasLineBreak(sealed) || len(sealed) < 4 {
 		return nil, errSeal
 	}

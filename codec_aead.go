@@ -11,14 +11,13 @@ import (
 	"errors"
 )
 
-// NewAEADCodec returns a Codec of the standard library alone: XAES-256-GCM (c2sp.org/XAES-256-GCM), with the name of the
-// cookie as additional data, and keys derived from the secrets by HKDF. It takes less time than [NewSecureCookieCodec],
-// and makes shorter cookies: base64 once and not twice.
+// NewAEADCodec returns a Codec that uses XAES-256-GCM (c2sp.org/XAES-256-GCM) from the standard library, with the
+// cookie name as additional data and keys derived from the secrets by HKDF. It is faster than [NewSecureCookieCodec],
+// and its cookies are shorter, because they are encoded in base64 once and not twice.
 //
-// The nonces are 192 random bits, so that the number of cookies that a secret may seal, 2^80, is none that a program can
-// reach; plain AES-GCM would have to stop at 2^32. The same rules hold for the secrets as there, and the same ones may be
-// used: the keys are others. To move from one codec to the other put the new one first in [Codecs], deploy, and drop the
-// older one when the longest session has ended.
+// Nonces are 192 random bits, so one secret may seal 2^80 cookies, more than any program can; plain AES-GCM would have
+// to stop at 2^32. The rules for secrets are those of NewSecureCookieCodec. Both codecs may use the same secrets,
+// because they derive different keys. To change codecs, pass both to [Codecs], and rotate them as you would secrets.
 func NewAEADCodec(secrets ...[]byte) (Codec, error) {
 	return codecOf(newXAES, secrets)
 }
@@ -30,8 +29,8 @@ const (
 	gcmTag    = 16
 )
 
-// xaes is XAES-256-GCM: AES-256-GCM with a key for each message, which is derived from the first half of a long nonce by
-// CMAC (NIST SP 800-108r1).
+// xaes is XAES-256-GCM: AES-256-GCM with one key per message, derived from the first half of a long nonce by CMAC (NIST
+// SP 800-108r1).
 type xaes struct {
 	block cipher.Block
 	mask  [aes.BlockSize]byte // the subkey K1 of CMAC (NIST SP 800-38B)
@@ -60,7 +59,7 @@ func xaesOf(key []byte) (*xaes, error) {
 	return x, nil
 }
 
-// message gives the AEAD for the messages whose nonce begins so. The key is made in the place that it gets for it.
+// message returns the AEAD for messages whose nonce starts with the first half of nonce. It derives the key into key.
 func (x *xaes) message(nonce, key []byte) (cipher.AEAD, error) {
 	for i := range 2 {
 		half := key[i*aes.BlockSize:][:aes.BlockSize]
@@ -86,7 +85,7 @@ func (x *xaes) Seal(name string, plain []byte) (string, error) {
 		return "", errors.New("sessions: the record cannot be sealed")
 	}
 	sealed = aead.Seal(sealed, sealed[gcmNonce:xaesNonce], plain, []byte(name))
-	var enough [1024]byte // for a small session
+	var enough [1024]byte // enough for a small session
 	return string(base64.RawURLEncoding.AppendEncode(enough[:0], sealed)), nil
 }
 

@@ -12,21 +12,21 @@ import (
 	"handover.example/sessions/internal/httpcache"
 )
 
-// tombstoneGrace is how long the tombstone of a renewed session stays in a plain server-side store: long enough for
-// requests in flight, and for a client library that repeats a command, to see what happened. Without it the token is
-// merely unknown, which ends the session just as well.
+// tombstoneGrace is how long a server-side store keeps the tombstone of a renewed session: long enough for requests in
+// flight, and for a client library that repeats a command. Afterwards the token is unknown, which ends the session just
+// as well.
 const tombstoneGrace = time.Minute
 
-// touchShare is the part of the idle timeout that must have passed before it is worth a write to slide it.
+// touchShare is the inverse of the part of the idle timeout that must have passed before extending it is worth a write.
 const touchShare = 8
 
-// pending is what a session has still to write. A commit takes it whole.
+// pending is what a session still has to write. A commit takes all of it.
 type pending struct {
 	dirty  bool      // values or the lifetime have changed
 	renew  bool      // the session gets a new token
-	forget bool      // Destroy was called: the client's cookie must go
-	ended  []*Record // stored sessions that were destroyed in this request
-	ops    []*op     // the changes since the record was loaded, to be made again on a newer one
+	forget bool      // Destroy was called: the client must delete its cookie
+	ended  []*Record // stored sessions that this request destroyed
+	ops    []*op     // the changes since the load, to be made again on a newer record
 }
 
 // step is what a commit does with the record.
@@ -34,19 +34,19 @@ type step int
 
 const (
 	stepNone    step = iota
-	stepCreate       // a record of a new session
-	stepTooLate      // that, but the client can no longer be told its token
-	stepRenew        // the record under a new token, and a tombstone under the old one
-	stepSave         // the next version
-	stepTouch        // the expiry alone
+	stepCreate       // write the record of a new session
+	stepTooLate      // the same, but it is too late to send the client its token
+	stepRenew        // write the record under a new token, and a tombstone under the old one
+	stepSave         // write the next version
+	stepTouch        // extend the expiry only
 )
 
-// plan decides what a commit does with a record: stored reports whether the store has it, late whether the response has
-// begun, slides whether the idle timeout may be renewed by a touch.
+// plan decides what a commit does with a record. stored reports whether the store has it, late whether the response has
+// begun, and slides whether a touch may extend the idle timeout.
 func (p *pending) plan(rec *Record, stored, late, slides bool, now time.Time) step {
 	switch {
 	case !stored && len(rec.values) == 0:
-		return stepNone // an anonymous visitor leaves nothing behind
+		return stepNone // nothing is stored for an anonymous visitor
 	case !stored && late:
 		return stepTooLate
 	case !stored:
@@ -61,8 +61,8 @@ func (p *pending) plan(rec *Record, stored, late, slides bool, now time.Time) st
 	return stepNone
 }
 
-// touchDue reports whether the idle timeout has run for long enough that sliding it is worth a write. It is counted
-// without the deadline: the last slide is the one that reaches it, however short.
+// touchDue reports whether enough of the idle timeout has passed that extending it is worth a write. It ignores how
+// close the deadline is, so the last touch, which reaches the deadline, may extend the session by very little.
 func touchDue(rec *Record, now time.Time) bool {
 	return rec.Expires.Before(rec.Deadline) && now.Add(rec.Idle).Sub(rec.Expires) >= rec.Idle/touchShare
 }
@@ -84,7 +84,7 @@ func (r *request) BeforeResponse(hijack bool) error {
 			r.setCookie(cookie)
 			if hijack {
 				r.m.emit(r.Context, Event{Kind: EventCommit, Outcome: OutcomeTooLate, Store: r.m.storeName,
-					Detail: "the connection was hijacked before the headers were sent: take Set-Cookie from the response headers, or change the session before the upgrade"})
+					Detail: "the connection was hijacked before the headers were sent: copy Set-Cookie from the response headers, or change the session before the upgrade"})
 			}
 		}
 	}
@@ -94,17 +94,17 @@ func (r *request) BeforeResponse(hijack bool) error {
 
 func (r *request) header() http.Header { return r.writer.Header() }
 
-// setCookie adds the Set-Cookie line beside those of others, and keeps caches away from it.
+// setCookie adds the Set-Cookie line to those of the handler, and forbids caching of the response.
 func (r *request) setCookie(line string) {
 	h := r.header()
 	h["Set-Cookie"] = append(h["Set-Cookie"], line)
 	if dropped := httpcache.Forbid(h); dropped != nil {
 		r.m.emit(r.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: r.m.storeName,
-			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Leave sessions unchanged on pages that are to be cached"})
+			Detail: "the handler set " + strings.Join(dropped, ", ") + " on a response that sets the session cookie: it was sent with Cache-Control: no-store. Do not change sessions on pages that should be cached"})
 	}
 }
 
-// Failed answers in place of the handler. It implements respwriter.Hooks.
+// Failed responds instead of the handler. It implements respwriter.Hooks.
 func (r *request) Failed(w http.ResponseWriter, err error) {
 	httpcache.VaryByCookie(w.Header())
 	a := &answered{ResponseWriter: w}
@@ -114,7 +114,7 @@ func (r *request) Failed(w http.ResponseWriter, err error) {
 	}
 }
 
-// answered notes whether an ErrorHandler has answered: one that forgets must not become an empty 200.
+// answered records whether an ErrorHandler has responded: if it writes nothing, the client must not get an empty 200.
 type answered struct {
 	http.ResponseWriter
 	yes bool
@@ -132,23 +132,23 @@ func (a *answered) Write(b []byte) (int, error) {
 	return a.ResponseWriter.Write(b)
 }
 
-// finish commits when the handler has returned: for the first time if it wrote nothing, and once more for what changed
-// after the first byte.
+// finish commits when the handler has returned: for the first time if it wrote nothing, and otherwise once more for
+// changes made after the first byte.
 func (r *request) finish() {
 	if !r.writer.Begun() {
-		_ = r.writer.Begin() // on failure the ErrorHandler has answered
+		_ = r.writer.Begin() // on failure, the ErrorHandler has responded
 		return
 	}
 	r.mu.Lock()
 	s := r.s
 	r.mu.Unlock()
 	if s != nil && r.writer.Begin() == nil {
-		_, _ = r.commit(s, true) // what cannot be saved has been reported by an event
+		_, _ = r.commit(s, true) // an event reports what cannot be saved
 	}
 }
 
-// commit writes what has changed and returns the Set-Cookie line that the client needs, if any. A late commit is one
-// after the first byte: there the client can be told nothing any more.
+// commit writes the changes and returns the Set-Cookie line that the client needs, if any. A late commit is one after
+// the first byte, when no cookie can be sent any more.
 func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Lock()
 	now := r.m.limits.now()
@@ -164,7 +164,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Unlock()
 
 	ctx := context.WithoutCancel(r.Context)
-	if !r.m.atClient || r.m.observe != nil { // the client waits for nobody, an observer may
+	if !r.m.atClient || r.m.observe != nil { // sealing cannot block, but an observer may use the context
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, r.m.commitTimeout)
 		defer cancel()
@@ -175,7 +175,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	return cookie, s.adopt(&c, gen)
 }
 
-// adopt takes over what a commit has written, and makes the changes again that came while it ran.
+// adopt takes over what a commit has written, and makes the changes again that were made while it ran.
 func (s *session) adopt(c *change, gen uint64) error {
 	for {
 		s.mu.Lock()
@@ -185,7 +185,7 @@ func (s *session) adopt(c *change, gen uint64) error {
 			s.mu.Unlock()
 			return nil
 		}
-		if s.pending.forget { // destroyed meanwhile: the next commit sees to it
+		if s.pending.forget { // destroyed meanwhile: the next commit ends it
 			if c.stored {
 				s.pending.ended = []*Record{c.rec}
 			}
@@ -215,12 +215,12 @@ type change struct {
 	late   bool
 	rec    *Record
 	stored bool
-	resend bool   // the store wants the client to present something else
-	mark   string // names this commit in the records that it writes
+	resend bool   // the client should present something else from now on
+	mark   string // identifies this commit in the records that it writes
 }
 
-// run does what the plan says: first the sessions that were destroyed, so that nothing is promised to a client whose logout
-// failed, then the record, then the cookie.
+// run carries out the plan. It ends destroyed sessions first, so that a failed logout fails the whole commit, then
+// writes the record, and then makes the cookie.
 func (c *change) run(ctx context.Context, step step, now time.Time) (cookie string, err error) {
 	for _, rec := range c.ended {
 		if err := c.destroy(ctx, rec); err != nil {
@@ -235,13 +235,13 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	if c.resend {
 		token = c.rec.presents()
 	}
-	slid := false // the expiry of the cookie has to move as well
+	slid := false // the expiry of a persistent cookie must move as well
 	switch step {
 	case stepTooLate:
-		c.tooLate("a new session: its cookie can no longer be sent, so nothing was stored")
+		c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
 		return "", nil
 	case stepCreate:
-		c.rec.Secure = https || c.r.client.secure // also after Destroy, in a chain that loses the scheme
+		c.rec.Secure = https || c.r.client.secure // client.secure: after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)
 		slid = true
 	case stepRenew:
@@ -261,7 +261,7 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	return c.cookieLine(ctx, token, slid)
 }
 
-// cookieLine returns what the client must be sent so that it has the token.
+// cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it.
 func (c *change) cookieLine(ctx context.Context, token string, slid bool) (string, error) {
 	m, client := c.r.m, c.r.client
 	if token == "" {
@@ -279,9 +279,9 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	}
 	if c.late {
 		if token != client.token {
-			c.tooLate("the session was changed, but the cookie that carries it can no longer be sent")
+			c.tooLate("the session was changed, but its cookie can no longer be sent")
 		} else if c.rec.Persistent != client.persistent {
-			c.tooLate("SetLifetime: the lifetime is stored, but the browser cannot be told whether to keep the cookie")
+			c.tooLate("SetLifetime: the lifetime was stored, but the browser can no longer be told whether to keep the cookie")
 		}
 		return "", nil
 	}
@@ -290,7 +290,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 		m.emit(ctx, Event{Kind: EventCommit, Outcome: OutcomeTooLarge, SessionID: c.rec.ID, Store: m.storeName, Err: err})
 		return "", err
 	}
-	if !fitsCookie(token) { // net/http would drop the bytes, and the session with them
+	if !fitsCookie(token) { // net/http would drop the forbidden bytes, and so lose the session
 		return "", c.failed(ctx, EventCommit, c.rec.ID, errNoCookieValue)
 	}
 	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
@@ -309,7 +309,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 type tooLargeError struct{ bytes int }
 
 func (e *tooLargeError) Error() string {
-	return ErrTooLarge.Error() + ": name and value of the cookie are " + strconv.Itoa(e.bytes) + " bytes; browsers accept " + strconv.Itoa(maxCookieBytes)
+	return ErrTooLarge.Error() + ": the cookie's name and value are " + strconv.Itoa(e.bytes) + " bytes; browsers accept " + strconv.Itoa(maxCookieBytes)
 }
 
 func (e *tooLargeError) Unwrap() error { return ErrTooLarge }
@@ -326,7 +326,7 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	return token, err
 }
 
-// save writes the next version, on top of what parallel requests have written since.
+// save writes the next version, merged with what parallel requests have written since.
 func (c *change) save(ctx context.Context, now time.Time) (string, error) {
 	for attempt := 0; ; attempt++ {
 		base := c.rec.Version
@@ -341,8 +341,8 @@ func (c *change) save(ctx context.Context, now time.Time) (string, error) {
 	}
 }
 
-// renewToken writes the session under a new token and then puts a tombstone in the place of the old one. A parallel
-// write that comes between is found by the tombstone's version check, and merged.
+// renewToken writes the session under a new token, and then replaces the old record with a tombstone. The order
+// matters: the tombstone's version check finds a parallel write that came in between, which is then merged, not lost.
 func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) {
 	old := c.rec
 	next := old.clone()
@@ -366,7 +366,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 			if old, err = c.merge(ctx, old, err, attempt); err == nil {
 				next.values = old.clone().values
 				next.CustomIdle, next.Idle, next.Persistent = old.CustomIdle, old.Idle, old.Persistent
-				next.Secure = old.Secure // of both
+				next.Secure = old.Secure // merge has combined both
 				c.r.m.limits.slide(next, now)
 				token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version)
 			}
@@ -374,7 +374,8 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 			c.failed(ctx, EventRenew, old.ID, err)
 		}
 		if err != nil {
-			// Nobody has its token. The time for the commit may be what ran out.
+			// No client has the new token. The cause may be that the commit timed out, so delete with a time limit of
+			// its own.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
 			_ = c.r.m.store.Delete(ctx, c.r.m.cookie.Name, next)
@@ -383,7 +384,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	}
 }
 
-// merge waits a little, gets the record that was found in place of ours, and makes our changes again on it.
+// merge waits a little, gets the record that the store has instead of ours, and makes our changes again on it.
 func (c *change) merge(ctx context.Context, ours *Record, conflict error, attempt int) (*Record, error) {
 	m := c.r.m
 	m.emit(ctx, Event{Kind: EventConflict, Outcome: OutcomeMerged, SessionID: ours.ID, Store: m.storeName})
@@ -414,7 +415,7 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 	return current, nil
 }
 
-// pause spreads out writers that keep meeting. The first attempts follow at once.
+// pause spreads out writers that keep conflicting. The first attempts do not wait.
 func pause(ctx context.Context, attempt int) error {
 	if attempt < 2 {
 		return ctx.Err()
@@ -430,15 +431,15 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// touch slides the expiry. That it cannot is no reason to fail a request that only read: the session is still there.
+// touch extends the expiry. Its failure does not fail a request that only reads: the session is still there.
 func (c *change) touch(ctx context.Context, now time.Time, token string, https bool) (newToken string, slid bool) {
 	if c.late && token != c.rec.Token {
-		return token, false // the client holds the record: it can no longer be given another
+		return token, false // the client holds the record, and can no longer be sent another
 	}
 	start := c.r.m.clock()
 	next := *c.rec
 	c.r.m.limits.slide(&next, now)
-	next.Secure = next.Secure || https // kept where the client holds the record, and gets it again
+	next.Secure = next.Secure || https // only a sealed record keeps this, as it is sent again
 	newToken, err := c.r.m.store.Touch(ctx, c.r.m.cookie.Name, &next)
 	if err != nil {
 		c.s.mu.Lock()
@@ -460,8 +461,8 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 	return newToken, true
 }
 
-// destroy ends a session in the store. If a parallel request has renewed it, it lives on under a token that this request
-// does not know, and a logout that reported success would be lost: the error is ErrGone.
+// destroy ends a session in the store. If a parallel request has renewed the session, it lives on under a token that
+// this request does not know. The error is then ErrGone: reporting success would hide a logout that did not happen.
 func (c *change) destroy(ctx context.Context, rec *Record) error {
 	m := c.r.m
 	start := m.clock()
@@ -472,8 +473,8 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	return nil
 }
 
-// commitMark returns the mark of this commit, the same for each attempt and each store: so that what was written in part
-// is not taken for somebody else's change.
+// commitMark returns the mark of this commit, the same for each attempt and each store, so that a partial write is not
+// mistaken for the change of another request.
 func (c *change) commitMark() string {
 	if c.mark == "" {
 		c.mark = newMark()
@@ -481,7 +482,7 @@ func (c *change) commitMark() string {
 	return c.mark
 }
 
-// write saves one record as the successor of base, and reports how it went.
+// write saves a record as the successor of base, and emits the event for it.
 func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *Record, base int64) (string, error) {
 	m := c.r.m
 	start := m.limits.now()
@@ -502,7 +503,7 @@ func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *R
 	return token, nil
 }
 
-// failed reports an error and returns it.
+// failed emits the event for an error and returns the error.
 func (c *change) failed(ctx context.Context, kind EventKind, id string, err error) error {
 	outcome := OutcomeError
 	switch {

@@ -113,14 +113,14 @@ func TestProxiesPage_Quotes(t *testing.T) {
 		{name: "too late", handler: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = w.Write([]byte("ok"))
 			change(w, r)
-		}, want: sessions.OutcomeTooLate, quote: "a new session: its cookie can no longer be sent, so nothing was stored"},
+		}, want: sessions.OutcomeTooLate, quote: "the cookie of a new session can no longer be sent, so nothing was stored"},
 		{name: "overwritten", header: says("http"), want: sessions.OutcomeSchemeMismatch,
 			quote: "Origin says https, the proxy at 10.0.0.5 says http (X-Forwarded-Proto)"},
 		{name: "removed", header: origin, want: sessions.OutcomeSchemeMismatch, quote: "sends no X-Forwarded-Proto"},
 		{name: "not trusted", peer: pod, header: says("https"), want: sessions.OutcomeUntrustedProxy,
 			quote: "X-Forwarded-Proto from 100.64.1.7 was ignored: if this is your proxy, add it to Config.TrustedProxies"},
 		{name: "not in Redis", redis: true, header: known(sessions.NewToken()), want: sessions.OutcomeUnknown,
-			quote: "there is no such key: it has expired, was deleted, or was evicted"},
+			quote: "there is no such key: it expired, or was deleted or evicted"},
 		{name: "another secret", header: known("AAAA"), want: sessions.OutcomeTampered,
 			quote: "it was changed, sealed by another secret, or sealed for another cookie name"},
 		{name: "another shape", redis: true, header: known("AAAA"), want: sessions.OutcomeMalformed,

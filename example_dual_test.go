@@ -199,7 +199,7 @@ func ExampleDualStore_Report() {
 	fmt.Println(report.Missing[0])
 	// Output:
 	// DualReadOld to DualReadNew is safe: false
-	// only 2 reads so far: wait for 1000
+	// only 2 reads so far: wait until there are 1000
 }
 
 // A logout in a dual phase leaves a tombstone in the new store: the cookie from before is worth nothing.

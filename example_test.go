@@ -554,7 +554,7 @@ func ExampleNewRedisStore() {
 	// Output:
 	// has a TTL: true
 	// is JSON: true
-	// sessions: TTL: required: no key is written without one; try 14 * 24 * time.Hour
+	// sessions: TTL: required, because every key has a TTL: try 14 * 24 * time.Hour
 }
 
 // The defaults of go-redis wait seconds for a server that is away. A web page cannot.
@@ -659,7 +659,7 @@ func ExampleNewSecureCookieCodec() {
 	fmt.Println(err)
 	// Output:
 	// data <nil>
-	// sessions: the seal does not fit
+	// sessions: the seal does not verify
 	// sessions: secrets[0]: 7 bytes are too short: use 32 or more from a random source
 }
 

@@ -1370,7 +1370,7 @@ func TestP14_AHangUpIsNotLoggedAsAnOutage(t *testing.T) {
 	})
 	require.Len(t, site.events.with(sessions.OutcomeError), 1)
 	require.Empty(t, site.log.lines("level=ERROR"))
-	require.Len(t, site.log.lines("given up"), 1)
+	require.Len(t, site.log.lines("request canceled"), 1)
 }
 
 // A logout that meets a renewal is no logout: the session lives on under a token that it does not know, and it says so. One

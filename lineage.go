@@ -8,18 +8,19 @@ import (
 	"handover.example/sessions/internal/redisscript"
 )
 
-// lineage is which writes a record was made from. Each commit has a mark, the same for every attempt and every store, and
-// leaves it in the records that it writes. A store or a merge finds by the marks whether a change is already in a record:
-// when a client repeats a command whose reply was lost, and when a DualStore meets two copies of one session.
+// lineage records which writes a record was made from. Each commit has a mark, the same for every attempt and every
+// store, and leaves it in the records that it writes. The marks show a store or a merge whether a record already
+// includes a change: when a client repeats a command whose reply was lost, and when a DualStore has two copies of one
+// session.
 //
-// It is part of the stored form, and not of a sealed one: nothing is compared with the client's copy.
+// Stored records include the marks. Sealed ones do not, because no version is compared with the client's copy.
 type lineage struct {
 	past string // the marks of the last writes that led to the record, oldest first
 	mark string // of the write that is being made
-	// complete: past is all that led to the record. A store must not add the marks that it finds, as if their changes
-	// were in it.
+	// complete: past has all writes that led to the record. A store must not add the marks that it finds, because the
+	// record does not include their changes.
 	complete bool
-	// fresh: the token was made in this commit, so that nobody else can have written under it.
+	// fresh: this commit made the token, so no other can have written under it.
 	fresh bool
 }
 
@@ -28,7 +29,7 @@ const (
 	maxMarks   = redisscript.MaxMarks
 )
 
-// newMark names one write.
+// newMark returns the mark of a new write.
 func newMark() string {
 	var b [markLength]byte
 	rand.Read(b[:])
@@ -38,16 +39,16 @@ func newMark() string {
 	return string(b[:])
 }
 
-// markWindow is how long a repeated write can arrive after its first run: longer than any client retries.
+// markWindow is how long after its first run a repeated write can arrive: longer than any client retries.
 const markWindow = time.Minute
 
-// isRecent reports whether the marks of a version can still be met again.
+// isRecent reports whether a write that led to this version may still be repeated.
 func isRecent(version int64, now time.Time) bool {
 	return now.UnixMicro()-version <= markWindow.Microseconds()
 }
 
-// sign names the write that is about to be made on this version of the record. The marks of a session that rested are
-// dropped: nobody repeats a write of long ago.
+// sign sets the mark of the write that is about to be made on this version of the record. If the version is old, it
+// drops the earlier marks: no client repeats a write from so long ago.
 func (l *lineage) sign(mark string, version int64, now time.Time) {
 	if l.mark != mark {
 		l.past = l.marks()
@@ -58,7 +59,7 @@ func (l *lineage) sign(mark string, version int64, now time.Time) {
 	l.mark = mark
 }
 
-// marks returns the marks as they are stored: those of the versions that the record was made from, and its own.
+// marks returns the marks to store: those of the versions that the record was made from, and its own.
 func (l *lineage) marks() string {
 	if l.mark == "" || hasMark(l.past, l.mark) {
 		return l.past
@@ -73,10 +74,10 @@ func (l *lineage) marks() string {
 // has reports whether a write has led to the record.
 func (l *lineage) has(mark string) bool { return mark != "" && hasMark(l.past, mark) }
 
-// lacks reports whether one of the last of these writes has not led to the record. All are looked for: a request that
-// tries again leaves the same mark in records that were made from different ones.
+// lacks reports whether one of the most recent of these writes did not lead to the record. It checks more than the last
+// one, because a request that tries again leaves the same mark in records that were made from different ones.
 func (l *lineage) lacks(marks string) bool {
-	const last = 32 * markLength // fewer than a record keeps, so that those it had to drop are not missed
+	const last = 32 * markLength // fewer than a record keeps, so that marks it had to drop are not reported as missing
 	for marks = marks[max(0, len(marks)-last):]; len(marks) >= markLength; marks = marks[markLength:] {
 		if !hasMark(l.past, marks[:markLength]) {
 			return true
@@ -85,7 +86,7 @@ func (l *lineage) lacks(marks string) bool {
 	return false
 }
 
-// copied returns the lineage of a copy for another store: it has all that led to the record and no write of its own.
+// copied returns the lineage of a copy for another store: all writes that led to the record, and none of its own.
 func (l *lineage) copied(complete bool) lineage { return lineage{past: l.marks(), complete: complete} }
 
 func hasMark(marks, mark string) bool {

@@ -16,17 +16,18 @@ import (
 	"handover.example/sessions/internal/jsonindex"
 )
 
-// Record is a session at rest: what a [Store] keeps. Handlers use a [Session] instead.
+// Record is a stored session: what a [Store] loads and saves. Handlers use a [Session] instead.
 //
-// Times are kept to the millisecond. A Record is not safe for concurrent use, and is not kept by a store after the
-// call that it was given to.
+// Times have millisecond precision. A Record is not safe for concurrent use, and a store does not retain a Record after
+// the call that received it.
 type Record struct {
-	// ID is the public handle: a hash of Token, safe to log and to use as a key of a store.
+	// ID is the public handle: a hash of Token, safe to log and to use as a key in a store.
 	ID string
-	// Token is the secret that names the session, 128 bits of crypto/rand in base64url. A store that keeps records on
-	// the server must not keep it: it is in the client's cookie and nowhere else.
+	// Token is the secret that names the session: 128 bits from crypto/rand in base64url. A store that keeps records on
+	// the server must not keep it: only the client's cookie holds it.
 	Token string
-	// Version grows with each write: the microseconds since 1970, or one more than the version before.
+	// Version grows with each write. It is the time in microseconds since 1970, or one more than the previous version
+	// if that is larger.
 	Version int64
 	// Created is when the session began. Renewing does not change it.
 	Created time.Time
@@ -36,24 +37,24 @@ type Record struct {
 	Expires time.Time
 	// Deadline is when the session ends in any case.
 	Deadline time.Time
-	// CustomIdle says that Idle was set for this session, by [Session.SetLifetime].
+	// CustomIdle reports whether [Session.SetLifetime] has set Idle for this session.
 	CustomIdle bool
-	// Persistent says that the cookie outlives the browser.
+	// Persistent reports whether the cookie outlives the browser.
 	Persistent bool
-	// Secure says that the session has been seen on https.
+	// Secure reports whether the session has been seen on HTTPS.
 	Secure bool
-	// Revoked makes the record a tombstone: the session was destroyed or renewed, and must not come back.
+	// Revoked reports whether the record is a tombstone: the session was destroyed or renewed, and must not come back.
 	Revoked bool
-	// Renewed says of a tombstone that the session lives on under another token.
+	// Renewed reports whether the session of a tombstone lives on under another token.
 	Renewed bool
-	// Presented is what the client presents for this record, if that is not Token: the sealed record itself, or a token of
-	// another library. Load sets it. If it is not what Load was given, or is empty and Token is not, the [Manager] sends
-	// it (or Token) to the client. It is a secret like Token, and no part of the stored form.
+	// Presented is what the client presents for this record if that is not Token, such as the sealed record or a token
+	// of another library. Load sets it. The [Manager] sends Presented, or Token if Presented is empty, to the client if
+	// it differs from what Load was given. Presented is a secret like Token, and not part of the stored form.
 	Presented string
 
 	values  []jsonindex.Entry
 	lineage lineage
-	origin  any // what the store that loaded or saved the record wants back at Save; opaque to all others
+	origin  any // what the store that loaded or saved the record needs at the next Save; opaque to all others
 }
 
 // presents returns what the client presents for the record.
@@ -64,10 +65,10 @@ func (r *Record) presents() string {
 	return r.Token
 }
 
-// Format prints the ID of the record and no more, with every verb: neither its token nor a value gets into a log.
+// Format prints only the ID of the record, with every verb, so that neither its token nor a value gets into a log.
 func (r Record) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "sessions.Record(%s)", r.ID) }
 
-// Value returns the JSON text of one key.
+// Value returns the JSON text of the value of a key, and reports whether there is one.
 func (r *Record) Value(key string) (json.RawMessage, bool) {
 	for i := range r.values {
 		if r.values[i].Key == key {
@@ -77,7 +78,7 @@ func (r *Record) Value(key string) (json.RawMessage, bool) {
 	return nil, false
 }
 
-// Values returns all keys with their JSON texts.
+// Values iterates over all keys and the JSON texts of their values.
 func (r *Record) Values() iter.Seq2[string, json.RawMessage] {
 	return func(yield func(string, json.RawMessage) bool) {
 		for _, e := range r.values {
@@ -88,7 +89,7 @@ func (r *Record) Values() iter.Seq2[string, json.RawMessage] {
 	}
 }
 
-// SetValue sets one key to a JSON text, which it does not check.
+// SetValue sets the value of a key to a JSON text. It does not check the text.
 func (r *Record) SetValue(key string, value json.RawMessage) { r.set(key, string(value)) }
 
 func (r *Record) raw(key string) (string, bool) {
@@ -114,7 +115,7 @@ func (r *Record) delete(key string) {
 	r.values = slices.DeleteFunc(r.values, func(e jsonindex.Entry) bool { return e.Key == key })
 }
 
-// presentedAs notes what the client presents for the record from now on.
+// presentedAs sets what the client presents for the record from now on.
 func (r *Record) presentedAs(token string) {
 	r.Presented = ""
 	if token != r.Token {
@@ -122,17 +123,17 @@ func (r *Record) presentedAs(token string) {
 	}
 }
 
-// clone gives a copy that can be changed without changing r.
+// clone returns a copy that can be changed without changing r.
 func (r *Record) clone() *Record {
 	c := *r
 	c.values = slices.Clone(r.values)
 	return &c
 }
 
-// alive says whether the session still stands at the given time.
+// alive reports whether the session has not ended at the given time.
 func (r *Record) alive(now time.Time) bool { return now.Before(r.Expires) && now.Before(r.Deadline) }
 
-// slide moves the expiry to one idle timeout from now, or to the deadline.
+// slide moves the expiry to one idle timeout from now, but not past the deadline.
 func (r *Record) slide(now time.Time) {
 	r.Expires = now.Add(r.Idle)
 	if r.Expires.After(r.Deadline) {
@@ -140,7 +141,7 @@ func (r *Record) slide(now time.Time) {
 	}
 }
 
-// tombstone gives what takes the place of a session that was destroyed or renewed.
+// tombstone returns the record that replaces a session that was destroyed or renewed.
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
@@ -149,11 +150,12 @@ func (r *Record) tombstone(now, until time.Time) *Record {
 	}
 }
 
-// nextVersion grows with each write and with the clock, so that of two copies that never met the newer one is known. Its
-// tick is a microsecond: less than a store can be written twice in, so that writers that meet never run ahead of the clock.
+// nextVersion returns a version that grows with each write and with the clock, so that the newer of two independent
+// copies can be told. It counts microseconds: no store can be written twice in one, so writers that meet do not run
+// ahead of the clock.
 func nextVersion(base int64, now time.Time) int64 { return max(base+1, now.UnixMicro()) }
 
-// Tokens are 16 bytes of crypto/rand; ID is 16 bytes of their SHA-256. Both are written in base64url without padding.
+// A token is 16 bytes from crypto/rand; its ID is 16 bytes of its SHA-256. Both are base64url without padding.
 const (
 	tokenBytes  = 16
 	tokenLength = 22
@@ -168,10 +170,10 @@ func NewToken() string {
 	return base64url.EncodeToString(b[:])
 }
 
-// TokenID returns the public handle of a token: 128 bits of its SHA-256. It reports false for what cannot be one of
-// our tokens, so that a store need not be asked.
+// TokenID returns the public handle of a token: 128 bits of its SHA-256. It reports false for a text that cannot be one
+// of our tokens, so that no store needs to be asked.
 func TokenID(token string) (id string, ok bool) {
-	// The last character has two bits of the 128; those of no use must be zero, so that one token has one text.
+	// The last character carries two of the 128 bits. Its unused bits must be zero, so that each token has one text.
 	if len(token) != tokenLength || !allDigits(token) || strings.IndexByte("AQgw", token[tokenLength-1]) < 0 {
 		return "", false
 	}
@@ -181,15 +183,15 @@ func TokenID(token string) (id string, ok bool) {
 	return string(text[:]), true
 }
 
-// The stored form is JSON without spaces, so that a script finds what it needs at a fixed place and a person can read the
-// rest:
+// The stored form is JSON without spaces, so that a script finds what it needs at fixed offsets and a person can read
+// the rest:
 //
 //	["i<ID><header><marks>",{<values>}]
 //
-// In a sealed cookie "t" and the token take the place of "i" and the ID, which follows from the token. This first letter
-// is the name of the format: another format gets another letter. The header is fixed-width text: the version in
-// microseconds (9 digits of base 64, in ASCII order), then creation, idle timeout, expiry and deadline in milliseconds (7
-// digits each), then the flags (1). The marks are 6 characters for each of the last writers.
+// A sealed cookie has "t" and the token instead of "i" and the ID, which follows from the token. This first letter
+// names the format: another format would get another letter. The header is fixed-width text: the version in
+// microseconds (9 digits of base 64, in ASCII order), then creation, idle timeout, expiry and deadline in milliseconds
+// (7 digits each), then the flags (1). The marks are 6 characters for each of the last writes.
 const (
 	storedStart   = `["i`
 	sealedStart   = `["t`
@@ -208,7 +210,7 @@ const (
 	flagCustomIdle
 	flagsEnd
 
-	flagsRenewed = flagRevoked | flagPersistent // a tombstone has no cookie
+	flagsRenewed = flagRevoked | flagPersistent // free for this use, because a tombstone has no cookie
 )
 
 var digitValue = func() (v [256]int8) {
@@ -221,12 +223,12 @@ var digitValue = func() (v [256]int8) {
 	return v
 }()
 
-var errUndecodable = errors.New("sessions: not a session record that this version reads")
+var errUndecodable = errors.New("sessions: not a session record that this version can read")
 
-// MarshalJSON writes the record in the form that the Redis store keeps: without the token.
+// MarshalJSON encodes the record in the form that [RedisStore] keeps, without the token.
 func (r *Record) MarshalJSON() ([]byte, error) { return r.appendStored(nil), nil }
 
-// UnmarshalJSON reads what MarshalJSON wrote. Token is left as it is.
+// UnmarshalJSON decodes the output of MarshalJSON. It leaves Token unchanged.
 func (r *Record) UnmarshalJSON(text []byte) error {
 	got, err := parseStored(string(text))
 	if err != nil {
@@ -241,7 +243,7 @@ func (r *Record) appendStored(b []byte) []byte {
 	return r.append(b, storedStart, r.ID, r.lineage.marks())
 }
 
-// A sealed record has no marks: the client's copy is never compared with.
+// A sealed record has no marks: no store compares its version with a client's copy.
 func (r *Record) appendSealed(b []byte) []byte { return r.append(b, sealedStart, r.Token, "") }
 
 func (r *Record) append(b []byte, start, name, marks string) []byte {
@@ -274,7 +276,7 @@ func (r *Record) valuesLength() (n int) {
 }
 
 func (r *Record) flags() (f int) {
-	if r.Revoked { // a tombstone has no other flags: the scripts know it by these digits
+	if r.Revoked { // a tombstone has no other flags: the scripts recognize it by these digits
 		if r.Renewed {
 			return flagsRenewed
 		}
@@ -314,7 +316,7 @@ func parseSealed(text string) (*Record, error) {
 	return r, nil
 }
 
-// parse reads a record that starts so, and returns the ID or the token that names it.
+// parse decodes a record that begins with start, and returns the ID or the token that names it.
 func parse(text, start string) (r *Record, name string, err error) {
 	head, rest, ok := strings.Cut(text, `",`)
 	head, isOurs := strings.CutPrefix(head, start)
@@ -352,7 +354,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 	}, name, nil
 }
 
-// allDigits says whether there are no other characters than digits, which are those of base64url.
+// allDigits reports whether s has only base-64 digits, which are the characters of base64url.
 func allDigits(s string) bool {
 	for i := range len(s) {
 		if digitValue[s[i]] < 0 {
@@ -362,8 +364,8 @@ func allDigits(s string) bool {
 	return true
 }
 
-// appendVersion and appendNumber write a number of fixed width. What does not fit is capped: a time after 2109 becomes
-// 2109.
+// appendVersion and appendNumber append a number of fixed width. A number that does not fit is capped: a time after
+// 2109 becomes 2109.
 func appendVersion(b []byte, n int64) []byte {
 	return appendDigits(b, min(n, maxVersion), versionLength)
 }
@@ -398,6 +400,6 @@ func appendKey(b []byte, key string) []byte {
 		b = append(b, key...)
 		return append(b, '"')
 	}
-	quoted, _ := json.Marshal(key) // a string always can be
+	quoted, _ := json.Marshal(key) // cannot fail: key is a string
 	return append(b, quoted...)
 }

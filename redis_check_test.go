@@ -27,7 +27,7 @@ func TestRedisCheckPolicy(t *testing.T) {
 		{"allkeys-lru", "wrong", "noeviction"},
 		{"allkeys-lfu", "wrong", "noeviction"},
 		{"allkeys-random", "wrong", "noeviction"},
-		{"volatile-lru", "wrong", "people are logged out"},
+		{"volatile-lru", "wrong", "users are logged out"},
 		{"volatile-lfu", "wrong", "noeviction"},
 		{"volatile-random", "wrong", "noeviction"},
 		{"volatile-ttl", "wrong", "ended"},
@@ -104,7 +104,7 @@ func TestRedisCheckEvicted(t *testing.T) {
 	require.NoError(t, err)
 	require.Positive(t, h.EvictedKeys)
 	require.Equal(t, "wrong", h.PolicyVerdict)
-	require.Contains(t, h.String(), "keys were evicted")
+	require.Contains(t, h.String(), "keys have been evicted")
 }
 
 func TestRedisCheckUnknown(t *testing.T) {
@@ -276,7 +276,7 @@ func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
 	defer auto.Close()
 	store := newRedisStore(t, auto, time.Hour)
 	_, err = store.Audit(ctx)
-	require.ErrorContains(t, err, "give NewRedisStore the ClusterClient itself")
+	require.ErrorContains(t, err, "pass the ClusterClient itself to NewRedisStore")
 	h, err := store.Check(ctx)
 	require.NoError(t, err)
 	require.Contains(t, h.String(), "one node of a cluster")

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// maxCookieBytes is what browsers keep of a cookie, name and value together (RFC 6265bis, section 5.6).
+// maxCookieBytes is the size of a cookie that browsers accept, name and value together (RFC 6265bis, section 5.6).
 const maxCookieBytes = 4096
 
 // CookieStoreConfig is the configuration of a [CookieStore]. It is copied by [NewCookieStore].
@@ -17,21 +17,22 @@ type CookieStoreConfig struct {
 	Codec Codec
 }
 
-// CookieStore keeps each record sealed in the client's cookie: nothing is kept on the server. It is safe for
-// concurrent use, and must not be copied.
+// CookieStore keeps each record sealed in the client's cookie, and nothing on the server. It is safe for concurrent
+// use, and must not be copied.
 //
-// Two limits follow from where the record lives. Of two parallel requests that both write, the cookie that the browser
-// receives last counts. And a cookie that was copied before a logout opens until it expires: only a server-side store
-// can revoke. Name and sealed record together must fit 4096 bytes.
+// It has two limits, because the client holds the record. If two parallel requests both write, the cookie that the
+// browser receives last wins. And a cookie copied before a logout opens until it expires: only a server-side store can
+// revoke. The cookie name and the sealed record together must fit in 4096 bytes.
 type CookieStore struct{ codec Codec }
 
-// NewCookieStore returns a CookieStore. All configuration mistakes are reported at once, as a join of [*ConfigError].
+// NewCookieStore returns a CookieStore. It reports all configuration mistakes at once, as an [errors.Join] of
+// [*ConfigError] values.
 func NewCookieStore(cfg CookieStoreConfig) (*CookieStore, error) {
 	var bad mistakes
 	if isNil(cfg.Codec) {
-		bad.add("Codec", "required: make one with NewSecureCookieCodec")
+		bad.add("Codec", "required: make one with NewSecureCookieCodec or NewAEADCodec")
 	} else if hasNilCodec(cfg.Codec) {
-		bad.add("Codec", "one of those given to Codecs is nil: look at the error of its constructor")
+		bad.add("Codec", "one of the codecs passed to Codecs is nil: check the error its constructor returned")
 	}
 	if err := bad.join(); err != nil {
 		return nil, err
@@ -51,7 +52,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "the cookie is empty"}
 	}
 	if n := len(name) + len(token); n > maxCookieBytes {
-		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: fmt.Sprintf("name and value are %d bytes; browsers accept %d", n, maxCookieBytes)}
+		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: fmt.Sprintf("the cookie's name and value are %d bytes; browsers accept %d", n, maxCookieBytes)}
 	}
 	plain, err := s.codec.Open(name, token)
 	if err != nil {
@@ -59,7 +60,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 	}
 	rec, err := parseSealed(string(plain))
 	if err != nil {
-		return nil, &NotFoundError{Outcome: OutcomeUndecodable, Detail: "the seal fits, but this version cannot read the record"}
+		return nil, &NotFoundError{Outcome: OutcomeUndecodable, Detail: "the seal verifies, but this version cannot read the record"}
 	}
 	if !rec.alive(time.Now()) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, expired: rec}
@@ -68,10 +69,10 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 	return rec, nil
 }
 
-// Save seals a record. It implements [Store]; nothing is there to compare base with.
+// Save seals a record. It implements [Store]; there is no stored version to compare base with.
 func (s *CookieStore) Save(_ context.Context, name string, rec *Record, _ int64) (string, error) {
 	if rec.Revoked {
-		return "", nil // the client cannot be made to keep a tombstone
+		return "", nil // a client cannot be forced to keep a tombstone
 	}
 	if !rec.alive(time.Now()) {
 		return "", ErrGone
@@ -81,15 +82,15 @@ func (s *CookieStore) Save(_ context.Context, name string, rec *Record, _ int64)
 		return "", err
 	}
 	if n := len(name) + len(token); n > maxCookieBytes {
-		return "", fmt.Errorf("%w: name and value of the cookie are %d bytes; browsers accept %d", ErrTooLarge, n, maxCookieBytes)
+		return "", fmt.Errorf("%w: the cookie's name and value are %d bytes; browsers accept %d", ErrTooLarge, n, maxCookieBytes)
 	}
 	return token, nil
 }
 
-// Touch seals the record again, with its new expiry. It implements [Store].
+// Touch seals the record again with its new expiry. It implements [Store].
 func (s *CookieStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
 	return s.Save(ctx, name, rec, rec.Version)
 }
 
-// Delete does nothing: the manager tells the client to forget the cookie. It implements [Store].
+// Delete does nothing: the [Manager] tells the client to delete the cookie. It implements [Store].
 func (s *CookieStore) Delete(context.Context, string, *Record) error { return nil }

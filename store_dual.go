@@ -12,20 +12,21 @@ import (
 	"time"
 )
 
-// Phase is one step of a migration from one store to another. Every instance may be in the phase before or after any
-// other, forwards or back.
+// Phase is a phase of a migration from one store to another. Each instance may be one phase ahead of or behind any
+// other, moving forwards or back.
 type Phase int32
 
 const (
 	// OldOnly reads and writes the old store.
 	OldOnly Phase = iota
-	// DualReadOld writes both stores and reads the old one. What the old one does not have is asked of the new one; so is
-	// every session, if the old store is not a [CookieStore]: there may be a newer copy, or the session may have ended.
+	// DualReadOld writes both stores and reads the old one. It also reads the new store for sessions that the old store
+	// does not have. If the old store is server-side, it does so for every session, because the new store may have a
+	// newer copy, or the session may have ended.
 	DualReadOld
-	// DualReadNew writes both stores and reads the new one. What the new one does not have is taken from the old one,
-	// if it was not revoked, and written to the new one.
+	// DualReadNew writes both stores and reads the new one. A session that the new store does not have is read from the
+	// old store and, unless it was revoked, written to the new one.
 	DualReadNew
-	// NewOnly reads and writes the new store, and adopts what only the old one has, until AdoptUntil.
+	// NewOnly reads and writes the new store. Until AdoptUntil, it adopts sessions that only the old store has.
 	NewOnly
 )
 
@@ -33,42 +34,45 @@ const (
 type DualStoreConfig struct {
 	_ [0]func()
 
-	// Old is the store to leave, New the one to move to. Both required. Each keeps its own options.
+	// Old is the store to move from, New the store to move to. Both are required. Each keeps its own options.
 	Old, New Store
 
-	// Phase is where the migration stands when the program starts. Default [OldOnly].
+	// Phase is the phase in which the program starts. Default [OldOnly].
 	Phase Phase
 
-	// CheckRevoked makes DualReadOld ask the new store, for one more read a request, whether the session was revoked.
-	// DualReadNew and NewOnly always know. Without it, and in OldOnly, a cookie that was copied before a logout opens
-	// until it expires, as it did before the migration.
+	// CheckRevoked makes DualReadOld check in the new store whether the session was revoked, at the cost of one more
+	// read per request. DualReadNew and NewOnly always check. Without it, and in OldOnly, a cookie copied before a
+	// logout opens until it expires, as it did before the migration.
 	CheckRevoked bool
 
-	// FallbackOnError serves the old copy in DualReadNew while the new store cannot answer: it trades revocation for
-	// availability. Writes are then carried by the old copy and healed later; Destroy and Renew still fail.
+	// FallbackOnError makes DualReadNew serve the old copy while the new store cannot answer: it trades revocation for
+	// availability. Changes are then written to the old copy only, and repaired in the new store later. Destroy and
+	// Renew still fail.
 	FallbackOnError bool
 
-	// AdoptUntil ends the adoption of old copies in NewOnly. Set it to the time when the longest session of the last
-	// OldOnly or dual instance will have ended. Zero is no end.
+	// AdoptUntil is when NewOnly stops adopting old copies. Set it to the time when the longest session of the last
+	// OldOnly or dual-phase instance will have ended. Zero means that adoption never stops.
 	AdoptUntil time.Time
 
-	// ReadOldFraction is the share of the sessions, from 0 to 1, that DualReadNew still reads from the old store, as
-	// DualReadOld does; all others are read from the new one. The default, 0, is none of them. A hash of the session
-	// decides, so that a session stays on one side, on every instance, and never moves back while the share goes down.
+	// ReadOldFraction is the fraction of sessions, from 0 to 1, that DualReadNew still reads from the old store, as
+	// DualReadOld does. It reads all others from the new one. The default, 0, means none. A hash of the session
+	// decides, so that a session is on the same side on every instance, and never moves back while the fraction is
+	// lowered.
 	ReadOldFraction float64
 
-	// CompareFraction is the part of the reads in DualReadOld, from 0 to 1, that are compared with the new store.
+	// CompareFraction is the fraction of reads in DualReadOld, from 0 to 1, that compare the old copy with the new one.
+	// Default 0.
 	CompareFraction float64
 }
 
-// DualStore moves sessions from one store to another while they are in use, in four phases, with nobody logged out. It
-// is a [Store] like any other. It is safe for concurrent use, and must not be copied.
+// DualStore moves sessions from one store to another while they are in use, in four phases, and logs nobody out. It is
+// a [Store] like any other. It is safe for concurrent use, and must not be copied.
 //
-// There is one cookie throughout. While both stores are written it is what the old store presents: of a [CookieStore]
-// the sealed record, which holds the token that names the record in the new store. In NewOnly it is the token alone.
-// From DualReadOld on every phase takes every form.
+// The client has one cookie throughout. While both stores are written, it is the cookie of the old store: with a
+// [CookieStore], the sealed record, which contains the token that names the record in the new store. In NewOnly it is
+// the token alone. From DualReadOld on, every phase accepts both forms.
 //
-// Each record has a version that only grows. Where both copies are there the newer one counts, and the next write
+// Each record has a version that only grows. When both copies are available, the newer one wins, and the next write
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
@@ -85,7 +89,8 @@ type DualStore struct {
 	figures atomic.Pointer[figures]
 }
 
-// NewDualStore returns a DualStore. All configuration mistakes are reported at once, as a join of [*ConfigError].
+// NewDualStore returns a DualStore. It reports all configuration mistakes at once, as an [errors.Join] of
+// [*ConfigError] values.
 func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	var bad mistakes
 	if isNil(cfg.Old) {
@@ -126,12 +131,12 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 
 const newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
 
-// Phase returns the phase that is in force.
+// Phase returns the current phase.
 func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
 
-// SetPhase changes the phase, at run time and from any goroutine; requests that have begun may end in either. Move one
-// step at a time, and let every instance take a step before the next: see the runbook. SetPhase panics if p is not a
-// defined phase.
+// SetPhase changes the phase at run time, from any goroutine. Requests in flight may finish in either phase. Move one
+// step at a time, and wait until every instance has taken it before the next: see docs/migration.md. SetPhase panics if
+// p is not a defined phase.
 func (d *DualStore) SetPhase(p Phase) {
 	if !p.valid() {
 		panic(fmt.Sprintf("sessions: SetPhase: unknown phase %d: %s", p, useAPhase))
@@ -142,12 +147,12 @@ func (d *DualStore) SetPhase(p Phase) {
 // String returns "dual", the name of the store in events.
 func (d *DualStore) String() string { return "dual" }
 
-// MaxTTL returns the lesser of the limits of both stores.
+// MaxTTL returns the smaller limit of the two stores.
 func (d *DualStore) MaxTTL() time.Duration { return min(maxTTL(d.old), maxTTL(d.new)) }
 
 func (d *DualStore) rules(p Phase) rules { return rulesOf(p, d.checkRevoked, d.fallback) }
 
-// readRules returns the rules by which a session is read: in DualReadNew, those of DualReadOld for the ReadOldFraction.
+// readRules returns the rules for reading a session: in DualReadNew, those of DualReadOld for the ReadOldFraction.
 func (d *DualStore) readRules(p Phase, token string) rules {
 	r := d.rules(p)
 	if d.readOld > 0 && r.dual() && r.readNew {
@@ -163,7 +168,8 @@ func (d *DualStore) readRules(p Phase, token string) rules {
 	return r
 }
 
-// seen is what a DualStore knows of a record's two copies. It travels in the record, from Load to Save, as its origin.
+// seen is what a DualStore knows about the two copies of a record. The record carries it from Load to Save, as its
+// origin.
 type seen struct {
 	by       *DualStore
 	oldVer   int64  // the version in the old store; 0 if there is none, or it is not known
@@ -174,7 +180,8 @@ type seen struct {
 	ended    bool   // this request has put its tombstone into the new store
 }
 
-// seenOf returns what is known of a record that was made from the version base, and whether it has come from this store.
+// seenOf returns what is known about a record that was made from the version base, and reports whether it came from
+// this store.
 func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	switch o := rec.origin.(type) {
 	case *seen:
@@ -189,14 +196,15 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// oldHeld notes what the old store tells about itself: a token that is not that of the record is the record, sealed.
+// oldHeld records that the client holds the old store's records, if the store shows that it does: a token other than
+// that of the record is the sealed record itself.
 func (d *DualStore) oldHeld(rec *Record, presented string) {
 	if presented != "" && presented != rec.Token && !d.atClient.Load() {
 		d.atClient.Store(true)
 	}
 }
 
-// Load reads a record as the phase says. It implements [Store].
+// Load reads a record according to the phase. It implements [Store].
 func (d *DualStore) Load(ctx context.Context, name, presented string) (*Record, error) {
 	phase := d.Phase()
 	d.tellPhase(ctx, phase)
@@ -230,8 +238,8 @@ func (d *DualStore) load(ctx context.Context, name, presented string, phase Phas
 	return d.choose(ctx, name, presented, r, &c)
 }
 
-// openOld finds out which session the client presents: a token alone, or a record that the client holds, which may have
-// expired.
+// openOld determines which session the client presents: by a token alone, or by a record that the client holds, which
+// may have expired.
 func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) {
 	if isToken(presented) {
 		c.token = presented
@@ -256,7 +264,7 @@ func isToken(presented string) bool {
 	return ok
 }
 
-// loadOld reads the old copy, unless the client has brought it along.
+// loadOld reads the old copy, unless the client has presented it.
 func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
 	if c.old == nil && c.oldErr == nil {
 		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
@@ -274,8 +282,8 @@ func (d *DualStore) readOldFirst(ctx context.Context, name string, r rules, c *c
 		return c.oldErr
 	}
 	sampled := d.compare > 0 && rand.Float64() < d.compare
-	// A client brings the newest cookie along, also back from a later phase. A store on the server knows nothing of what
-	// was written, or ended, where it was not asked.
+	// A client presents its newest cookie, even when the fleet is back from a later phase. A server-side store does not
+	// know what was written or ended in the other store.
 	ask := c.old == nil || !d.atClient.Load() || r.revoke || sampled
 	if !ask || c.token == "" {
 		return nil
@@ -313,12 +321,12 @@ func (d *DualStore) readNewFirst(ctx context.Context, name string, r rules, c *c
 	return nil
 }
 
-// mayAdopt reports whether an old copy may still be taken over.
+// mayAdopt reports whether an old copy may still be adopted.
 func (d *DualStore) mayAdopt(r rules) bool {
 	return r.writeOld || d.adoptUntil.IsZero() || d.now().Before(d.adoptUntil)
 }
 
-// choose takes the copy that counts, and writes it to the new store if that must have it.
+// choose returns the copy that wins, and writes it to the new store if that must have it.
 func (d *DualStore) choose(ctx context.Context, name, presented string, r rules, c *copies) (rec *Record, adopted bool, err error) {
 	atClient := d.atClient.Load()
 	p := pick(r, atClient, c, d.mayAdopt(r), d.now())
@@ -354,8 +362,8 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, r rules,
 	return rec, adopted, nil
 }
 
-// adopt writes an old copy to the new store, as it is: the same version, the same expiry. Somebody else may have been
-// quicker: then theirs counts if it is newer.
+// adopt writes an old copy to the new store with the same version and expiry. If another request was quicker, its copy
+// wins if it is newer.
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules, s *seen) (_ *Record, adopted bool, err error) {
 	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // one has come meanwhile
 	for ctx.Err() == nil {
@@ -395,8 +403,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 	return nil, false, ctx.Err()
 }
 
-// present returns what the client should present for a record if it holds the old copy: the sealed record while both
-// stores are written, the token alone after that.
+// present returns what a client that holds the old copy should present for a record: the sealed record while both
+// stores are written, and the token alone after that.
 func (d *DualStore) present(ctx context.Context, name, presented string, r rules, noCopy bool, rec *Record) string {
 	if !r.writeOld {
 		return rec.Token
@@ -409,7 +417,7 @@ func (d *DualStore) present(ctx context.Context, name, presented string, r rules
 	return presented
 }
 
-// Save writes a record as the phase says. It implements [Store].
+// Save writes a record according to the phase. It implements [Store].
 func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
 	phase := d.Phase()
 	token, err := d.save(ctx, name, rec, base, d.rules(phase))
@@ -543,8 +551,8 @@ func (d *DualStore) side(s side) Store {
 	return d.old
 }
 
-// forward writes a record over what one store has of it: the version that is expected, nothing at all, or an older copy
-// that was left behind when a write failed. A copy newer than base is somebody else's change: a conflict.
+// forward writes a record over what one store has of it: the expected version, nothing, or an older copy that was left
+// behind when a write failed. A copy newer than base is the change of another request: a conflict.
 func (d *DualStore) forward(ctx context.Context, name string, w write) (token string, err error) {
 	store := d.side(w.to)
 	for ctx.Err() == nil {
@@ -585,9 +593,9 @@ func (d *DualStore) copyOf(rec *Record) *Record {
 	return c
 }
 
-// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
-// tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
-// placeholder is older than the session that is about to end, so that it counts nowhere.
+// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect.
+// Without a record there would be no version check, and the tombstone would hide a parallel first write. The
+// placeholder is older than the session that is about to end, so that it wins over no copy.
 func (d *DualStore) putPlaceholder(ctx context.Context, name string, s Store, w write) (int64, error) {
 	p := d.copyOf(w.rec)
 	p.lineage.past = w.rec.lineage.past
@@ -599,7 +607,7 @@ func (d *DualStore) putPlaceholder(ctx context.Context, name string, s Store, w 
 	return p.Version, err
 }
 
-// currentOf returns the record that a conflict found.
+// currentOf returns the record that caused a conflict.
 func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict error) (*Record, error) {
 	var found *ConflictError
 	if errors.As(conflict, &found) && found.Current != nil {
@@ -612,7 +620,7 @@ func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict 
 	return current, err
 }
 
-// Touch renews the expiry of both copies. It implements [Store].
+// Touch extends the expiry of both copies. It implements [Store].
 func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
 	r := d.rules(d.Phase())
 	if !r.writeNew {
@@ -642,9 +650,9 @@ func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string
 	return token, oldErr
 }
 
-// Delete ends a session in every store that the phase writes. A tombstone stays: in the new store, and in an old one on
-// the server, also in OldOnly, because an instance in DualReadOld would take what is missing there from the new store. It
-// implements [Store].
+// Delete ends a session in every store that the phase writes. It leaves a tombstone in the new store, and in a
+// server-side old store. It does so in OldOnly as well, because an instance in DualReadOld would read a session that is
+// missing there from the new store. It implements [Store].
 func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error {
 	r := d.rules(d.Phase())
 	atClient := d.atClient.Load()
@@ -672,8 +680,8 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 	return nil
 }
 
-// end puts a tombstone in the place of a record, whatever its version. One that is there already has ended the session;
-// that of a renewal is ErrGone.
+// end replaces a record with a tombstone, whatever its version. If there is a tombstone already, the session has ended;
+// end returns ErrGone if that tombstone is of a renewal.
 func (d *DualStore) end(ctx context.Context, name string, to side, rec *Record) error {
 	stone := rec.tombstone(d.now(), rec.Deadline)
 	stone.lineage.mark = newMark()

@@ -15,18 +15,18 @@ import (
 	"handover.example/sessions/internal/texttable"
 )
 
-// DualReport is what one [DualStore] has seen since the program started or the phase last changed, and whether the next
-// phase is safe as far as it can tell. Each instance has its own: ask all of them. Print it, or marshal it to JSON,
-// from which it can be unmarshaled again.
+// DualReport contains the figures of one [DualStore] since the program started or the phase last changed, and whether
+// the next phase is safe as far as this instance can tell. Each instance has its own report: check all of them. Print
+// it, or marshal it to JSON and back.
 type DualReport struct {
 	Phase Phase     `json:"phase"`
-	Since time.Time `json:"since"` // the figures are from here
-	At    time.Time `json:"at"`    // to here
+	Since time.Time `json:"since"` // the start of the figures
+	At    time.Time `json:"at"`    // the end of the figures
 
-	// Reads counts the loads. Sessions is the number of different sessions seen, and OnlyInNew the number of those that
-	// only the new store had, without a copy for the old one in the client's cookie: going back to OldOnly loses them.
-	// Both are estimates, to about 2 percent, and both are cumulative: ended sessions stay counted, and a renewed session
-	// counts twice.
+	// Reads is the number of loads. Sessions is the number of distinct sessions seen, and OnlyInNew the number of those
+	// that only the new store had, without a copy for the old one in the client's cookie: going back to OldOnly loses
+	// them. Both are estimates, accurate to about 2 percent, and cumulative: ended sessions stay counted, and a renewed
+	// session counts twice.
 	Reads     int64 `json:"reads"`
 	Sessions  int64 `json:"sessions"`
 	OnlyInNew int64 `json:"only_in_new"`
@@ -34,15 +34,15 @@ type DualReport struct {
 	Old DualSide `json:"old"`
 	New DualSide `json:"new"`
 
-	// Asked counts the reads of living sessions for which the new store was asked and answered, Found those for which it
-	// had the session: the coverage. In DualReadOld only sessions that the old store has count.
+	// Asked is the number of reads of live sessions for which the new store was asked and answered. Found is the number
+	// of those for which it had the session: the coverage. In DualReadOld, only sessions that the old store has count.
 	Asked int64 `json:"asked"`
 	Found int64 `json:"found"`
 
-	// Compared counts the reads in DualReadOld whose two copies were compared. The copy in the new store is equal; or
-	// missing; or older or newer by its version; or different in its values, with the same version; or equal with another
-	// expiry. Unexplained are those that cannot come from sessions last written before this phase, from parallel
-	// requests, or from a response that the client never got.
+	// Compared counts the reads in DualReadOld whose two copies were compared. The copy in the new store is equal, or
+	// missing, or older or newer by its version, or different in its values with the same version, or equal with a
+	// different expiry. Unexplained counts the differences that cannot come from sessions last written before this
+	// phase, from parallel requests, or from a response that did not reach the client.
 	Compared struct {
 		Reads       int64 `json:"reads"`
 		Equal       int64 `json:"equal"`
@@ -54,22 +54,22 @@ type DualReport struct {
 		Unexplained int64 `json:"unexplained"`
 	} `json:"compared"`
 
-	Adopted               int64 `json:"adopted"`                  // old copies that were written to the new store
-	TooLate               int64 `json:"too_late"`                 // old copies that were refused because AdoptUntil had passed
-	Resealed              int64 `json:"resealed"`                 // cookies that were given the form of the phase
+	Adopted               int64 `json:"adopted"`                  // old copies written to the new store
+	TooLate               int64 `json:"too_late"`                 // old copies rejected because AdoptUntil had passed
+	Resealed              int64 `json:"resealed"`                 // cookies converted to the form of the phase
 	RevokedHits           int64 `json:"revoked_hits"`             // reads of sessions that were destroyed or renewed
-	FallbackReads         int64 `json:"fallback_reads"`           // old copies that were served because the new store could not answer
+	FallbackReads         int64 `json:"fallback_reads"`           // old copies served because the new store could not answer
 	TokenOnly             int64 `json:"token_only"`               // cookies that are the token alone because the record is too large
-	NewWriteErrorsIgnored int64 `json:"new_write_errors_ignored"` // writes that the new store failed while the request went on
-	OldWriteErrorsIgnored int64 `json:"old_write_errors_ignored"` // likewise the old store
+	NewWriteErrorsIgnored int64 `json:"new_write_errors_ignored"` // failed writes to the new store whose request went on
+	OldWriteErrorsIgnored int64 `json:"old_write_errors_ignored"` // failed writes to the old store whose request went on
 
-	// TombstonesFailed counts the revocations that could not be written to the new store. TombstonesLost are those
-	// of them whose request went on: until their deadline those sessions can come back.
+	// TombstonesFailed counts the revocations that could not be written to the new store. TombstonesLost counts those
+	// whose request went on: until their deadline, these sessions can come back.
 	TombstonesFailed int64 `json:"tombstones_failed"`
 	TombstonesLost   int64 `json:"tombstones_lost"`
 
-	// Recent counts the last 10,000 to 20,000 operations of each kind. The verdict uses only these, so that fixed problems
-	// age out.
+	// Recent counts the last 10,000 to 20,000 operations of each kind. The verdict uses only recent operations, so that
+	// fixed problems age out.
 	Recent struct {
 		Asked       int64 `json:"asked"` // the coverage
 		NotFound    int64 `json:"not_found"`
@@ -80,22 +80,22 @@ type DualReport struct {
 		NewWrites   int64 `json:"new_writes"`
 		WriteErrors int64 `json:"new_write_errors"`
 		Sessions    int64 `json:"sessions"`    // reads that found a session, in NewOnly
-		OldCookies  int64 `json:"old_cookies"` // of those, with a cookie that only the old store opens
+		OldCookies  int64 `json:"old_cookies"` // those whose cookie only the old store opens
 	} `json:"recent"`
 
-	// Redis is what Check found, if the new store is a [RedisStore] or has a Check method like it. RedisError says why
-	// Check failed.
+	// Redis is the result of Check, if the new store is a [RedisStore] or has the same Check method. RedisError is the
+	// error if Check failed.
 	Redis      *RedisHealth `json:"redis,omitempty"`
 	RedisError string       `json:"redis_error,omitempty"`
 
-	// BytesPerSession is what a key takes on the server on average, all keys counted; zero while there are fewer than
-	// 1,000. MemoryForecast is that for all Sessions.
+	// BytesPerSession is the average memory per key on the server, over all keys; zero while there are fewer than
+	// 1,000. MemoryForecast is the memory in bytes for all Sessions.
 	BytesPerSession int64 `json:"bytes_per_session"`
 	MemoryForecast  int64 `json:"memory_forecast"`
 
-	// Next is the phase that follows, and Safe whether this instance knows nothing against it. In NewOnly, Next is NewOnly
-	// as well, and Safe says that the old store can be taken away. Missing says in plain words what is not as it should
-	// be. GoingBack says what the way back costs.
+	// Next is the phase that follows, and Safe reports whether this instance found nothing against it. In NewOnly, Next
+	// is NewOnly as well, and Safe reports whether the old store can be removed. Missing lists in plain words what is
+	// still needed. GoingBack describes what going back costs.
 	Next      Phase    `json:"next_phase"`
 	Safe      bool     `json:"safe"`
 	Missing   []string `json:"missing"`
@@ -104,19 +104,19 @@ type DualReport struct {
 
 // DualSide counts the calls of one of the two stores.
 type DualSide struct {
-	Store string // the kind: "cookie", "redis", ...
+	Store string // the kind of store, such as "cookie" or "redis"
 
-	// Loads and Writes count the calls, LoadErrors and WriteErrors those that the store could not answer. That there is no
-	// such session, or that a parallel request was quicker, is an answer. Save, Touch and Delete are writes.
+	// Loads and Writes count the calls, LoadErrors and WriteErrors those that the store could not answer. A missing
+	// session and a conflict with a parallel request are answers. Save, Touch and Delete are writes.
 	Loads, LoadErrors   int64
 	Writes, WriteErrors int64
 
-	// The latencies are upper bounds, at most a quarter too high, rounded to two digits.
+	// Latencies are upper bounds, at most a quarter too high, rounded to two digits.
 	LoadP50, LoadP99   time.Duration
 	WriteP50, WriteP99 time.Duration
 }
 
-// dualSideJSON is a DualSide in JSON.
+// dualSideJSON is the JSON form of a DualSide.
 type dualSideJSON struct {
 	Store       string       `json:"store"`
 	Loads       int64        `json:"loads"`
@@ -137,12 +137,12 @@ func (s DualSide) json() dualSideJSON {
 	}
 }
 
-// MarshalJSON writes the durations as "1.5ms".
+// MarshalJSON encodes durations as strings, such as "1.5ms".
 func (s DualSide) MarshalJSON() ([]byte, error) { return json.Marshal(s.json()) }
 
-// UnmarshalJSON reads what MarshalJSON writes.
+// UnmarshalJSON decodes the output of MarshalJSON.
 func (s *DualSide) UnmarshalJSON(text []byte) error {
-	j := s.json() // what is not in the text stays
+	j := s.json() // fields missing from the text keep their values
 	if err := json.Unmarshal(text, &j); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (s *DualSide) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Coverage is the share of the recent reads for which the new store had the session; 0 if it was never asked.
+// Coverage returns the fraction of recent reads for which the new store had the session; 0 if it was never asked.
 func (r DualReport) Coverage() float64 {
 	if r.Recent.Asked == 0 {
 		return 0
@@ -166,17 +166,17 @@ const (
 	checkTimeout    = 2 * time.Second
 	enoughReads     = 1000
 	enoughCoverage  = 0.999
-	slowStore       = 50 * time.Millisecond // a p99 below this is no obstacle, whatever the old store's is
+	slowStore       = 50 * time.Millisecond // a p99 up to this is fine, whatever the old store's is
 	slowFactor      = 3
 	fullShare       = 0.9     // of maxmemory
-	enoughKeys      = 1000    // for an average that the server's own memory does not spoil
-	emptyRedis      = 1 << 20 // bytes, about
+	enoughKeys      = 1000    // so that the server's own memory does not distort the average
+	emptyRedis      = 1 << 20 // bytes that an empty server uses, about
 	versionsInDoubt = 5 * time.Second
 )
 
-// Report returns the figures since the program started or the phase changed, and the verdict. It checks a Redis, with
-// one INFO command and for at most two seconds, and never fails: what is wrong is in the report. A report holds no
-// token and no value.
+// Report returns the figures since the program started or the phase last changed, and the verdict. It checks a Redis
+// with one INFO command per node, for at most two seconds. It never fails: problems are in the report. A report
+// contains no token and no value.
 func (d *DualStore) Report() DualReport {
 	d.phaseMu.Lock()
 	phase, f := d.Phase(), d.figures.Load()
@@ -217,38 +217,38 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	r.Next = r.Phase.next()
 	few := r.Reads < enoughReads
 	if few {
-		missing("only %d reads so far: wait for %d", r.Reads, enoughReads)
+		missing("only %d reads so far: wait until there are %d", r.Reads, enoughReads)
 	}
 	switch r.Phase {
 	case OldOnly:
-		r.GoingBack = "there is nothing to go back to"
+		r.GoingBack = "this is the first phase"
 	case DualReadOld:
-		r.GoingBack = "OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far), and forgets logouts: copies of ended cookies open again"
+		r.GoingBack = "OldOnly: loses sessions that only the new store has (" + about(r.OnlyInNew) + " seen so far) and forgets logouts: copied cookies of ended sessions open again"
 		needCompared(r, few, missing)
 		needCoverage(r, few, missing)
 		if r.At.Before(comeBackUntil) {
-			missing("%d logouts or renewals could not be written to the new store: those sessions can come back until %s; wait until then",
+			missing("%d logouts or renewals could not be written to the new store: wait until %s, because these sessions can come back until then",
 				r.TombstonesLost, comeBackUntil.UTC().Format(time.RFC3339))
 		}
 	case DualReadNew:
 		r.GoingBack = "DualReadOld: loses nothing"
 		if r.TokenOnly > 0 {
-			r.GoingBack += fmt.Sprintf(", but %d cookies were too large for a record: there, writes to those sessions fail", r.TokenOnly)
+			r.GoingBack += fmt.Sprintf(", but %d records are too large for a cookie: writes to these sessions fail there", r.TokenOnly)
 		}
 		needCoverage(r, few, missing)
 		if d.readOld > 0 {
 			missing("some sessions are still read from the old store: set ReadOldFraction to 0")
 		}
 		if until := d.adoptUntil; !until.IsZero() && !r.At.Before(until) {
-			missing("AdoptUntil has passed, at %s: sessions that only the old store has would be logged out; set it to when the longest session will have ended", until.UTC().Format(time.RFC3339))
+			missing("AdoptUntil passed at %s: sessions that only the old store has would be logged out; set it to when the longest session will have ended", until.UTC().Format(time.RFC3339))
 		}
 	case NewOnly:
-		r.GoingBack = "DualReadNew: loses nothing. OldOnly: loses the sessions that only the new store has (" + about(r.OnlyInNew) + " met so far)"
+		r.GoingBack = "DualReadNew: loses nothing. OldOnly: loses sessions that only the new store has (" + about(r.OnlyInNew) + " seen so far)"
 		switch until := d.adoptUntil; {
 		case until.IsZero():
-			missing("the adoption of old copies has no end: set AdoptUntil to when the longest session of the phase before will have ended")
+			missing("adoption of old copies never ends: set AdoptUntil to when the longest session of the previous phase will have ended")
 		case r.At.Before(until):
-			missing("the adoption of old copies is open until %s: %s adopted so far", until.UTC().Format(time.RFC3339), counted(r.Adopted, "session"))
+			missing("adoption of old copies continues until %s: %s adopted so far", until.UTC().Format(time.RFC3339), counted(r.Adopted, "session"))
 		}
 		if r.Recent.OldCookies > 0 {
 			missing("%d of the last %d sessions still came with a cookie that only the old store opens", r.Recent.OldCookies, r.Recent.Sessions)
@@ -262,23 +262,23 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 func needCompared(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Compared == 0:
-		missing("no read was compared: set CompareFraction")
+		missing("no reads were compared: set CompareFraction")
 	case r.Recent.Compared < enoughReads && !few:
-		missing("only %d reads were compared: wait for %d, or raise CompareFraction", r.Recent.Compared, enoughReads)
+		missing("only %d reads were compared: wait until there are %d, or raise CompareFraction", r.Recent.Compared, enoughReads)
 	}
 	if n := r.Recent.Unexplained; n > 0 {
-		missing("%d of the last %d compared reads differ without a known reason: see the events of kind %q", n, r.Recent.Compared, EventMismatch)
+		missing("%d of the last %d compared reads differ for no known reason: see the events of kind %q", n, r.Recent.Compared, EventMismatch)
 	}
 }
 
 func needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Asked < enoughReads:
-		if !few && r.Phase != DualReadOld { // or it has been said
-			missing("the new store was asked for only %d sessions: wait for %d", r.Recent.Asked, enoughReads)
+		if !few && r.Phase != DualReadOld { // otherwise another line says it
+			missing("the new store was asked for only %d sessions: wait until there are %d", r.Recent.Asked, enoughReads)
 		}
 	case r.Coverage() < enoughCoverage:
-		missing("the new store had %s of the last %d sessions that it was asked for: wait until it has %s", percent(r.Coverage()), r.Recent.Asked, percent(enoughCoverage))
+		missing("the new store had %s of the last %d sessions it was asked for: wait until it has %s", percent(r.Coverage()), r.Recent.Asked, percent(enoughCoverage))
 	}
 }
 
@@ -294,7 +294,7 @@ func needAnswers(r *DualReport, missing func(string, ...any)) {
 		old, new time.Duration
 	}{{"load", r.Old.LoadP99, r.New.LoadP99}, {"write", r.Old.WriteP99, r.New.WriteP99}} {
 		if l.new > max(slowStore, slowFactor*l.old) {
-			missing("the new store is slow: one %s in a hundred takes %v or more (old: %v)", l.what, l.new, l.old)
+			missing("the new store is slow: its %s latency has a p99 of %v (old store: %v)", l.what, l.new, l.old)
 		}
 	}
 }
@@ -311,18 +311,18 @@ func needHealth(r *DualReport, missing func(string, ...any)) {
 		missing("maxmemory-policy is wrong: %s", h.PolicyReason)
 	}
 	if h.KeysWithoutTTL > 0 {
-		missing("%d keys in the new store have no TTL: find them with Audit, and set one with Repair", h.KeysWithoutTTL)
+		missing("%d keys in the new store have no TTL: find them with Audit, and give them one with Repair", h.KeysWithoutTTL)
 	}
 	if h.ReplicaReads {
-		missing("reads may be answered by a replica, which may not have a logout yet: connect to the master, and leave ReadOnly, RouteByLatency and RouteRandomly unset")
+		missing("a replica, which may not have a logout yet, may answer reads: connect to the master, and leave ReadOnly, RouteByLatency and RouteRandomly unset")
 	}
 	limit := fullShare * float64(h.MaxMemory)
 	switch {
 	case h.MaxMemory == 0:
 	case float64(h.UsedMemory) > limit:
-		missing("the new store is nearly full: %s of %s", megabytes(h.UsedMemory), megabytes(h.MaxMemory))
+		missing("the new store is nearly full: %s of %s used", megabytes(h.UsedMemory), megabytes(h.MaxMemory))
 	case float64(r.MemoryForecast) > limit:
-		missing("the sessions met so far will need %s of %s: raise maxmemory", megabytes(r.MemoryForecast), megabytes(h.MaxMemory))
+		missing("the sessions seen so far will need %s of %s: raise maxmemory", megabytes(r.MemoryForecast), megabytes(h.MaxMemory))
 	}
 }
 
@@ -341,13 +341,13 @@ func (r DualReport) String() string {
 	}
 	coverage := "new not asked"
 	if r.Asked > 0 {
-		coverage = fmt.Sprintf("%d found of %d asked; lately %s", r.Found, r.Asked, percent(r.Coverage()))
+		coverage = fmt.Sprintf("%d found of %d asked; recently %s", r.Found, r.Asked, percent(r.Coverage()))
 	}
 	t.Row("coverage", "%s", coverage)
 	t.Row("compared", "%d: equal %d, missing %d, older %d, newer %d, different %d, expiry %d; unexplained %d",
 		r.Compared.Reads, r.Compared.Equal, r.Compared.Missing, r.Compared.Older, r.Compared.Newer, r.Compared.Different, r.Compared.Expiry, r.Compared.Unexplained)
 	t.Row("adopted", "%d, too late %d", r.Adopted, r.TooLate)
-	t.Row("cookies", "resealed %d, too large for a record %d", r.Resealed, r.TokenOnly)
+	t.Row("cookies", "resealed %d, record too large %d", r.Resealed, r.TokenOnly)
 	t.Row("revoked hits", "%d", r.RevokedHits)
 	t.Row("fallback reads", "%d", r.FallbackReads)
 	t.Row("write errors ignored", "old %d, new %d", r.OldWriteErrorsIgnored, r.NewWriteErrorsIgnored)
@@ -367,7 +367,7 @@ func (r DualReport) String() string {
 	}
 	switch {
 	case r.Phase == NewOnly && r.Safe:
-		t.Row("next", "the old store can be taken away, as far as this instance knows")
+		t.Row("next", "the old store can be removed, as far as this instance knows")
 	case r.Phase == NewOnly:
 		t.Row("next", "keep the old store")
 	case r.Safe:
@@ -396,13 +396,13 @@ func counted(n int64, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// percent never rounds up to what is not reached.
+// percent rounds down, so that it never shows a goal that has not been reached.
 func percent(share float64) string { return fmt.Sprintf("%.2f%%", math.Floor(share*1e4)/100) }
 
-// figures are counted on the path of a request: atomics, no locks, no allocations.
+// figures are updated while a request waits: with atomics, without locks or allocations.
 type figures struct {
 	since time.Time
-	told  atomic.Bool // an event has said that this phase has begun
+	told  atomic.Bool // the event for this phase has been emitted
 
 	old, new sideFigures
 
@@ -452,7 +452,7 @@ func (d *DualStore) setPhase(p Phase) {
 	defer d.phaseMu.Unlock()
 	before := d.figures.Load()
 	if before == nil || d.Phase() != p {
-		d.figures.Store(newFigures(before == nil)) // where the program starts is no change
+		d.figures.Store(newFigures(before == nil)) // the initial phase is not a change
 	}
 	d.phase.Store(int32(p))
 }
@@ -521,8 +521,8 @@ func (d *DualStore) saved(phase Phase, rec *Record, base int64) {
 	}
 }
 
-// tombstoneFailed counts a revocation that the new store did not take. That the request went on means that the session
-// can come back.
+// tombstoneFailed counts a revocation that the new store did not take. If the request went on, the session can come
+// back.
 func (d *DualStore) tombstoneFailed(rec *Record, wentOn bool) {
 	f := d.figures.Load()
 	f.tombstonesFailed.Add(1)
@@ -539,19 +539,19 @@ func (d *DualStore) tombstoneFailed(rec *Record, wentOn bool) {
 	}
 }
 
-// maxMismatchEvents bounds the log in each phase; Report counts on.
+// maxMismatchEvents bounds the log lines per phase. Report counts all mismatches.
 const maxMismatchEvents = 1000
 
-// compareCopies counts how the copy in the new store compares with that in the old one. What it finds is said without a
-// value.
+// compareCopies compares the copy in the new store with that in the old one, and counts the result. Its event contains
+// no value.
 func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	if c.new != nil && c.new.Revoked {
-		return // newer than any copy: that is what it is for
+		return // a tombstone is meant to be newer than any copy
 	}
 	f := d.figures.Load()
 	outcome, detail, explained := f.compare(c.old, c.new)
 	if !explained && !d.atClient.Load() && (outcome == OutcomeMissing || outcome == OutcomeOlder) {
-		// A parallel request writes the old copy first: this may be between its two writes.
+		// A parallel request writes the old copy first, and may be between its two writes.
 		explained = time.Now().UnixMicro()-c.old.Version < versionsInDoubt.Microseconds()
 	}
 	f.compared.Add(1)
@@ -565,7 +565,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(unwrap(d.new)), Detail: detail}
 	switch {
 	case explained:
-		if m != nil && m.observe != nil { // nothing to act on: not for the log
+		if m != nil && m.observe != nil { // not logged: there is nothing to do
 			m.observe(ctx, e)
 		}
 	case f.unexplained.Add(1) <= maxMismatchEvents:
@@ -590,35 +590,36 @@ func (f *figures) countMismatch(o Outcome) {
 	}
 }
 
-// compare returns how the new copy differs from the old one: the outcome is empty if it does not.
+// compare returns how the new copy differs from the old one. The outcome is empty if the two are equal.
 func (f *figures) compare(old, new *Record) (o Outcome, detail string, explained bool) {
 	before := old.Version < f.since.UnixMicro() // versions follow the clock: written before this phase, maybe by OldOnly
 	switch {
 	case new == nil && before:
-		return OutcomeMissing, "the new store does not have it: it was last written before this phase began here", true
+		return OutcomeMissing, "the new store does not have it: it was last written before this instance entered the phase", true
 	case new == nil:
-		return OutcomeMissing, "the new store does not have it, though it was written in this phase: a write failed, it was evicted, or an instance still writes the old store alone", false
+		return OutcomeMissing, "the new store does not have it, although it was written in this phase: a write failed, it was evicted, or an instance still writes only the old store", false
 	case new.Version < old.Version && before:
-		return OutcomeOlder, "the new store has an older copy: the newer one was written before this phase began here", true
+		return OutcomeOlder, "the new store has an older copy: the newer one was written before this instance entered the phase", true
 	case new.Version < old.Version:
-		return OutcomeOlder, "the new store has an older copy: a write failed, or an instance still writes the old store alone", false
+		return OutcomeOlder, "the new store has an older copy: a write failed, or an instance still writes only the old store", false
 	case new.Version > old.Version:
-		// It counts wherever both are read: a parallel request wrote it, or a response did not reach the client.
+		// The newer copy wins wherever both are read.
 		return OutcomeNewer, "the new store has a newer copy: a parallel request wrote it, or the client did not get a response", true
 	case !sameValues(old, new):
-		return OutcomeDifferent, "the copies have the same version and different values", false
+		return OutcomeDifferent, "the copies have the same version but different values", false
 	}
 	tolerance := min(old.Idle, new.Idle)/touchShare + time.Second
 	switch late := new.Expires.Sub(old.Expires); {
 	case late > tolerance:
 		return OutcomeExpiryDiffers, "the copy in the new store lives longer: the client did not get the cookie of the last touch", true
 	case -late > tolerance:
-		return OutcomeExpiryDiffers, "the copy in the new store expires earlier: a touch has failed", false
+		return OutcomeExpiryDiffers, "the copy in the new store expires earlier: a touch failed", false
 	}
 	return "", "", false
 }
 
-// sameValues compares what the JSON means: neither the order of keys nor spaces count.
+// sameValues reports whether two records have equal values. The order of keys and white space in the JSON do not
+// matter.
 func sameValues(a, b *Record) bool {
 	if len(a.values) != len(b.values) {
 		return false
@@ -715,13 +716,13 @@ func missedAs(err error, o Outcome) bool {
 	return errors.As(err, &miss) && miss.Outcome == o
 }
 
-// noAnswer reports whether a store failed. A client that hung up is no failure of the store.
+// noAnswer reports whether the store failed to answer. A client that hung up is not a failure of the store.
 func noAnswer(ctx context.Context, err error) bool {
 	return err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrGone) &&
 		!errors.Is(err, ErrTooLarge) && !errors.Is(ctx.Err(), context.Canceled)
 }
 
-// sideFigures are the calls of one store.
+// sideFigures counts the calls of one store.
 type sideFigures struct{ loads, writes callFigures }
 
 func (s *sideFigures) report() DualSide {
@@ -733,7 +734,7 @@ func (s *sideFigures) report() DualSide {
 	}
 }
 
-// callFigures are the calls of one kind with their latencies.
+// callFigures counts the calls of one kind and their latencies.
 type callFigures struct {
 	calls, errors atomic.Int64
 	took          tally.Histogram

@@ -224,8 +224,8 @@ func TestP15_ReportCompare(t *testing.T) {
 					require.Len(t, events, 1)
 					require.Equal(t, sessions.EventMismatch, events[0].Kind)
 					require.Equal(t, rec.ID, events[0].SessionID)
-					require.Len(t, s.log.lines("not equal"), int(unexplained), "%s", s.log)
-					for _, line := range s.log.lines("not equal") {
+					require.Len(t, s.log.lines("store differ"), int(unexplained), "%s", s.log)
+					for _, line := range s.log.lines("store differ") {
 						require.Contains(t, line, "level=WARN")
 					}
 					for _, text := range []string{s.log.String(), fmt.Sprintf("%+v", events), r.String()} {
@@ -511,7 +511,7 @@ func TestReportLatency(t *testing.T) {
 		within(r.New.WriteP50, 30*time.Microsecond)
 		within(r.New.WriteP99, 30*time.Microsecond)
 		require.Zero(t, r.Old.LoadP99)
-		require.Contains(t, strings.Join(r.Missing, "\n"), "the new store is slow: one load in a hundred takes 84ms or more")
+		require.Contains(t, strings.Join(r.Missing, "\n"), "the new store is slow: its load latency has a p99 of 84ms")
 	})
 }
 
@@ -528,7 +528,7 @@ func TestReportForgets(t *testing.T) {
 		r := d.Report()
 		require.InDelta(t, 0.99, r.Coverage(), 1e-9)
 		require.EqualValues(t, 100, r.Recent.Unexplained)
-		require.Contains(t, r.String(), "9900 found of 10000 asked; lately 99.00%")
+		require.Contains(t, r.String(), "9900 found of 10000 asked; recently 99.00%")
 		require.False(t, r.Safe)
 		d.loads(both.Token, 9999)
 		require.EqualValues(t, 19999, d.Report().Recent.Asked)
@@ -718,7 +718,7 @@ func TestReportMismatchLogIsBounded(t *testing.T) {
 		b.get("a")
 	}
 	require.Len(t, s.events.with(sessions.OutcomeMissing), 1010)
-	require.Len(t, s.log.lines("not equal"), 1000)
+	require.Len(t, s.log.lines("store differ"), 1000)
 }
 
 // checkedStore is a store that says how it is.
@@ -753,7 +753,7 @@ func newMigration(t *testing.T, phase sessions.Phase, edits ...func(*sessions.Du
 	recordsMade.Store(0)
 	m := &migration{t: t, old: cookieStoreWith(t, secretA), spy: &spyStore{Store: sessiontest.NewMemoryStore()}}
 	m.checked = &checkedStore{Store: m.spy, health: sessions.RedisHealth{
-		Policy: "noeviction", PolicyVerdict: "ok", PolicyReason: "nothing is evicted",
+		Policy: "noeviction", PolicyVerdict: "ok", PolicyReason: "no key is evicted",
 		Version: "7.4.0", Role: "master", Nodes: 1, UsedMemory: 5 << 20, MaxMemory: 100 << 20, Keys: 10_000,
 	}}
 	m.health = &m.checked.health
@@ -839,25 +839,25 @@ func TestP15_ReportVerdict(t *testing.T) {
 		{name: "DualReadNew", phase: sessions.DualReadNew},
 		{name: "NewOnly", phase: sessions.NewOnly, edits: edits{until(-time.Second)}},
 
-		{name: "no compare", phase: sessions.DualReadOld, edits: edits{noCompare}, want: []string{"no read was compared: set CompareFraction"}},
-		{name: "no compare, but all asked", phase: sessions.DualReadOld, edits: edits{noCompare, checkRevoked}, want: []string{"no read was compared: set CompareFraction"}},
-		{name: "few compared", phase: sessions.DualReadOld, edits: edits{func(c *sessions.DualStoreConfig) { c.CompareFraction = 0.5 }}, want: []string{"reads were compared: wait for 1000, or raise CompareFraction"}},
+		{name: "no compare", phase: sessions.DualReadOld, edits: edits{noCompare}, want: []string{"no reads were compared: set CompareFraction"}},
+		{name: "no compare, but all asked", phase: sessions.DualReadOld, edits: edits{noCompare, checkRevoked}, want: []string{"no reads were compared: set CompareFraction"}},
+		{name: "few compared", phase: sessions.DualReadOld, edits: edits{func(c *sessions.DualStoreConfig) { c.CompareFraction = 0.5 }}, want: []string{"reads were compared: wait until there are 1000, or raise CompareFraction"}},
 		{name: "unexplained", phase: sessions.DualReadOld, do: func(m *migration) {
 			rec := likeIt(m.sessions[0], func(r *sessions.Record) { r.SetValue("a", json.RawMessage("1")) })
 			_, err := m.Load(ctx, "session", put(m.t, m.old, rec))
 			require.NoError(m.t, err)
-		}, want: []string{"1 of the last 1201 compared reads differ without a known reason"}},
-		{name: "coverage in DualReadOld", phase: sessions.DualReadOld, do: unwritten, want: []string{"the new store had 99.33% of the last 1208 sessions that it was asked for: wait until it has 99.90%"}},
+		}, want: []string{"1 of the last 1201 compared reads differ for no known reason"}},
+		{name: "coverage in DualReadOld", phase: sessions.DualReadOld, do: unwritten, want: []string{"the new store had 99.33% of the last 1208 sessions it was asked for: wait until it has 99.90%"}},
 		{name: "coverage in DualReadNew", phase: sessions.DualReadNew, do: unwritten, want: []string{"the new store had 99.58% of the last 1208 sessions"}},
 		{name: "lost logout", phase: sessions.DualReadOld, do: func(m *migration) {
 			m.spy.fail("save")
 			require.NoError(m.t, m.Delete(ctx, "session", m.sessions[0]))
-		}, want: []string{"1 logouts or renewals could not be written to the new store: those sessions can come back until 2000-01-15T00:00:00Z", "could not answer 1 of the last 4 writes"}},
+		}, want: []string{"1 logouts or renewals could not be written to the new store: wait until 2000-01-15T00:00:00Z", "could not answer 1 of the last 4 writes"}},
 		{name: "lost logouts", phase: sessions.DualReadOld, do: func(m *migration) {
 			m.spy.fail("save")
 			require.NoError(m.t, m.Delete(ctx, "session", m.sessions[0]))
 			require.NoError(m.t, m.Delete(ctx, "session", newRedisRecord(time.Hour, time.Hour)))
-		}, want: []string{"2 logouts or renewals could not be written to the new store: those sessions can come back until 2000-01-15T00:00:00Z", "could not answer 2 of the last 5 writes"}},
+		}, want: []string{"2 logouts or renewals could not be written to the new store: wait until 2000-01-15T00:00:00Z", "could not answer 2 of the last 5 writes"}},
 		{name: "lost logouts, long ago", phase: sessions.DualReadOld, do: func(m *migration) {
 			m.spy.fail("save")
 			require.NoError(m.t, m.Delete(ctx, "session", newRedisRecord(time.Hour, time.Hour)))
@@ -869,15 +869,15 @@ func TestP15_ReportVerdict(t *testing.T) {
 				_, err := m.Load(ctx, "session", put(m.t, m.old, m.sessions[0]))
 				require.NoError(m.t, err)
 			}
-		}, want: []string{"the new store was asked for only 900 sessions: wait for 1000", "could not answer 100 of the last 1000 loads"}},
+		}, want: []string{"the new store was asked for only 900 sessions: wait until there are 1000", "could not answer 100 of the last 1000 loads"}},
 		{name: "a part", phase: sessions.DualReadNew, edits: edits{readOldHalf}, want: []string{"set ReadOldFraction to 0"}},
-		{name: "AdoptUntil has passed", phase: sessions.DualReadNew, edits: edits{until(-time.Second)}, want: []string{"AdoptUntil has passed, at 1999-12-31T23:59:59Z"}},
+		{name: "AdoptUntil has passed", phase: sessions.DualReadNew, edits: edits{until(-time.Second)}, want: []string{"AdoptUntil passed at 1999-12-31T23:59:59Z"}},
 		{name: "AdoptUntil has no end", phase: sessions.DualReadNew, edits: edits{noUntil}},
-		{name: "adoption without end", phase: sessions.NewOnly, edits: edits{noUntil}, want: []string{"the adoption of old copies has no end"}},
+		{name: "adoption without end", phase: sessions.NewOnly, edits: edits{noUntil}, want: []string{"adoption of old copies never ends"}},
 		{name: "adoption open", phase: sessions.NewOnly, edits: edits{until(time.Hour)}, do: func(m *migration) {
 			_, err := m.Load(ctx, "session", put(m.t, m.old, recordOf(0)))
 			require.NoError(m.t, err)
-		}, want: []string{"the adoption of old copies is open until 2000-01-01T01:00:00Z: 1 session adopted so far", "1 of the last 1201 sessions still came with a cookie that only the old store opens"}},
+		}, want: []string{"adoption of old copies continues until 2000-01-01T01:00:00Z: 1 session adopted so far", "1 of the last 1201 sessions still came with a cookie that only the old store opens"}},
 		{name: "old cookies", phase: sessions.NewOnly, edits: edits{until(-time.Second)}, do: func(m *migration) {
 			_, err := m.Load(ctx, "session", put(m.t, m.old, m.sessions[0]))
 			require.NoError(m.t, err)
@@ -891,12 +891,12 @@ func TestP15_ReportVerdict(t *testing.T) {
 		in := func(name string, do func(*migration), want ...string) {
 			rows = append(rows, row{name: fmt.Sprintf("%s in %v", name, phase), phase: phase, edits: e, do: do, want: want})
 		}
-		rows = append(rows, row{name: fmt.Sprintf("few reads in %v", phase), phase: phase, edits: e, reads: 999, want: []string{"only 999 reads so far: wait for 1000"}})
+		rows = append(rows, row{name: fmt.Sprintf("few reads in %v", phase), phase: phase, edits: e, reads: 999, want: []string{"only 999 reads so far: wait until there are 1000"}})
 		in("wrong policy", func(m *migration) { m.health.PolicyVerdict, m.health.PolicyReason = "wrong", "volatile-lru evicts" }, "maxmemory-policy is wrong: volatile-lru evicts")
 		in("hidden policy", func(m *migration) { m.health.PolicyVerdict = "unknown" })
 		in("no TTL", func(m *migration) { m.health.KeysWithoutTTL = 7 }, "7 keys in the new store have no TTL")
-		in("replica", func(m *migration) { m.health.ReplicaReads = true }, "reads may be answered by a replica")
-		in("full", func(m *migration) { m.health.UsedMemory = 91 << 20 }, "the new store is nearly full: 91.0 MB of 100.0 MB")
+		in("replica", func(m *migration) { m.health.ReplicaReads = true }, "a replica, which may not have a logout yet, may answer reads")
+		in("full", func(m *migration) { m.health.UsedMemory = 91 << 20 }, "the new store is nearly full: 91.0 MB of 100.0 MB used")
 		in("no limit", func(m *migration) { m.health.UsedMemory, m.health.MaxMemory = 91<<30, 0 })
 		in("forecast", func(m *migration) { m.health.UsedMemory, m.health.Keys = 90<<20, 1000 }) // 93 kB for each of 3 sessions
 		in("no answer", func(m *migration) { m.checked.err = errStore }, "cannot check the new store: the store is down")
@@ -910,8 +910,8 @@ func TestP15_ReportVerdict(t *testing.T) {
 		}
 		if phase != sessions.OldOnly {
 			in("write errors", failing("save"), "the new store could not answer 1 of the last 4 writes")
-			in("slow loads", slow("load"), "the new store is slow: one load in a hundred takes")
-			in("slow writes", slow("save"), "the new store is slow: one write in a hundred takes")
+			in("slow loads", slow("load"), "the new store is slow: its load latency has a p99 of")
+			in("slow writes", slow("save"), "the new store is slow: its write latency has a p99 of")
 		}
 	}
 	for _, c := range rows {
@@ -988,7 +988,7 @@ func TestReportForecast(t *testing.T) {
 		r = m.Report()
 		require.InDelta(t, 15_023, r.Sessions, 600)
 		require.Len(t, r.Missing, 1)
-		require.Contains(t, r.Missing[0], "the sessions met so far will need")
+		require.Contains(t, r.Missing[0], "the sessions seen so far will need")
 
 		m.health.Keys = 999
 		require.Zero(t, m.Report().MemoryForecast, "the server's own memory would spoil the average")
@@ -1000,10 +1000,10 @@ func TestP15_ReportGoingBack(t *testing.T) {
 		phase sessions.Phase
 		want  string
 	}{
-		{sessions.OldOnly, "there is nothing to go back to"},
-		{sessions.DualReadOld, "OldOnly: loses the sessions that only the new store has (none met so far), and forgets logouts: copies of ended cookies open again"},
-		{sessions.DualReadNew, "DualReadOld: loses nothing, but 1 cookies were too large for a record: there, writes to those sessions fail"},
-		{sessions.NewOnly, "DualReadNew: loses nothing. OldOnly: loses the sessions that only the new store has (about 5 met so far)"},
+		{sessions.OldOnly, "this is the first phase"},
+		{sessions.DualReadOld, "OldOnly: loses sessions that only the new store has (none seen so far) and forgets logouts: copied cookies of ended sessions open again"},
+		{sessions.DualReadNew, "DualReadOld: loses nothing, but 1 records are too large for a cookie: writes to these sessions fail there"},
+		{sessions.NewOnly, "DualReadNew: loses nothing. OldOnly: loses sessions that only the new store has (about 5 seen so far)"},
 	} {
 		m := newMigration(t, c.phase)
 		m.traffic(3)
@@ -1044,10 +1044,10 @@ old writes            4, errors 0, p50 0s, p99 0s
 new store             *sessions_test.checkedStore
 new loads             1201, errors 0, p50 0s, p99 0s
 new writes            4, errors 1, p50 0s, p99 1.6ms
-coverage              1201 found of 1201 asked; lately 100.00%
+coverage              1201 found of 1201 asked; recently 100.00%
 compared              1201: equal 1200, missing 0, older 0, newer 0, different 1, expiry 0; unexplained 1
 adopted               0, too late 0
-cookies               resealed 0, too large for a record 0
+cookies               resealed 0, record too large 0
 revoked hits          0
 fallback reads        0
 write errors ignored  old 0, new 1
@@ -1056,15 +1056,15 @@ memory forecast       0.0 MB, at 419 bytes per session
 redis                 7.4.0, master, nodes: 1
 memory                5.0 MB used, of 100.0 MB
 policy                ok: noeviction
-                      nothing is evicted
+                      no key is evicted
 keys                  10000
 keys without TTL      0
 evicted keys          0
 replica reads         no
 next                  DualReadNew is not safe yet
-missing               1 of the last 1201 compared reads differ without a known reason: see the events of kind "mismatch"
+missing               1 of the last 1201 compared reads differ for no known reason: see the events of kind "mismatch"
 missing               the new store could not answer 1 of the last 4 writes
-going back            OldOnly: loses the sessions that only the new store has (none met so far), and forgets logouts: copies of ended cookies open again
+going back            OldOnly: loses sessions that only the new store has (none seen so far) and forgets logouts: copied cookies of ended sessions open again
 `
 
 const goldenReportJSON = `{
@@ -1133,7 +1133,7 @@ const goldenReportJSON = `{
   "redis": {
     "policy": "noeviction",
     "policy_verdict": "ok",
-    "policy_reason": "nothing is evicted",
+    "policy_reason": "no key is evicted",
     "version": "7.4.0",
     "role": "master",
     "nodes": 1,
@@ -1149,10 +1149,10 @@ const goldenReportJSON = `{
   "next_phase": "DualReadNew",
   "safe": false,
   "missing": [
-    "1 of the last 1201 compared reads differ without a known reason: see the events of kind \"mismatch\"",
+    "1 of the last 1201 compared reads differ for no known reason: see the events of kind \"mismatch\"",
     "the new store could not answer 1 of the last 4 writes"
   ],
-  "going_back": "OldOnly: loses the sessions that only the new store has (none met so far), and forgets logouts: copies of ended cookies open again"
+  "going_back": "OldOnly: loses sessions that only the new store has (none seen so far) and forgets logouts: copied cookies of ended sessions open again"
 }
 `
 

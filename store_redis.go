@@ -17,21 +17,21 @@ import (
 type RedisStoreConfig struct {
 	_ [0]func()
 
-	// TTL is the longest that a key lives after it was last written or touched, at least a millisecond. Required:
-	// there is no "forever". A session that expires earlier takes its own expiry; an idle timeout of the manager that is
-	// longer is cut to TTL. A tombstone is not: that of a [DualStore] lives until the deadline of its session, because it
-	// must outlive whatever it revokes.
+	// TTL is how long a key lives at most after it was last written or touched, at least 1ms. Required: no key lives
+	// forever. A session that expires earlier keeps its own expiry; the [Manager] shortens a longer idle timeout to
+	// TTL. Tombstones are exempt: that of a [DualStore] lives until the session's deadline, because it must outlive
+	// every copy that it revokes.
 	TTL time.Duration
 
-	// Prefix starts every key. Default "session:".
+	// Prefix is the prefix of every key. Default "session:".
 	Prefix string
 }
 
-// RedisStore keeps each session as one string key: the prefix and [TokenID]. The value is JSON, readable with
-// redis-cli GET; the token is not in it. Every key has a TTL from the command that wrote it.
+// RedisStore keeps each session as one string key, named by the prefix and the [TokenID]. The value is JSON, readable
+// with redis-cli GET; it does not contain the token. Every key gets its TTL from the command that writes it.
 //
-// A read is one GET, a save one SET or one EVALSHA, a touch or a logout one EVALSHA; each uses one key, so that a cluster works.
-// Replicas must not be read from: they may not have a change, or a logout, yet.
+// Load is one GET, Save one SET or EVALSHA, Touch and Delete one EVALSHA each. Every command uses one key, so clusters
+// work. Do not read from replicas: they may not have a change, or a logout, yet.
 //
 // A RedisStore is safe for concurrent use, and must not be copied.
 type RedisStore struct {
@@ -40,20 +40,21 @@ type RedisStore struct {
 	prefix string
 }
 
-// NewRedisStore returns a RedisStore over any go-redis client: Client, ClusterClient, Ring, a Sentinel client or
-// an AutoPipeline. It does not connect. All configuration mistakes are reported at once, as a join of [*ConfigError].
+// NewRedisStore returns a RedisStore that uses any go-redis client: a Client, a ClusterClient, a Ring, a Sentinel
+// client or an AutoPipeline. It does not connect. It reports all configuration mistakes at once, as an [errors.Join] of
+// [*ConfigError] values.
 func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error) {
 	var bad mistakes
 	if isNil(rdb) {
 		bad.add("rdb", "required: pass a go-redis client")
 	} else if _, ok := rdb.(*redis.Pipeline); ok {
-		bad.add("rdb", "a Pipeline answers only at Exec: pass the client itself")
+		bad.add("rdb", "a Pipeline returns nothing before Exec: pass the client itself")
 	}
 	switch {
 	case cfg.TTL == 0:
-		bad.add("TTL", "required: no key is written without one; try 14 * 24 * time.Hour")
+		bad.add("TTL", "required, because every key has a TTL: try 14 * 24 * time.Hour")
 	case cfg.TTL < time.Millisecond:
-		bad.add("TTL", "%v is less than a millisecond, the least that Redis keeps a key for", cfg.TTL)
+		bad.add("TTL", "%v: must be at least 1ms, the shortest expiry of Redis", cfg.TTL)
 	}
 	if err := bad.join(); err != nil {
 		return nil, err
@@ -67,7 +68,7 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 // String returns "redis", the name of the store in events.
 func (s *RedisStore) String() string { return "redis" }
 
-// Keyspace returns a value that is equal for two stores over one client with one prefix.
+// Keyspace returns a value that is equal for two stores with the same client and prefix.
 func (s *RedisStore) Keyspace() any { return redisKeyspace{s.rdb, s.prefix} }
 
 type redisKeyspace struct {
@@ -75,14 +76,14 @@ type redisKeyspace struct {
 	prefix string
 }
 
-// MaxTTL returns the configured TTL, to which the manager cuts longer idle timeouts.
+// MaxTTL returns the configured TTL, to which the [Manager] shortens longer idle timeouts.
 func (s *RedisStore) MaxTTL() time.Duration { return s.ttl }
 
 func (s *RedisStore) key(id string) string { return s.prefix + id }
 
-// lifetime gives the milliseconds that the key of a record may live for: what is left until it expires, and no more than
-// the TTL. It is zero if the expiry has passed, or is less than a millisecond away. A tombstone is not cut to the TTL:
-// it must outlive whatever it revokes.
+// lifetime returns how many milliseconds the key of a record may live: until the record expires, but no longer than the
+// TTL. It returns 0 if the expiry has passed or is less than a millisecond away. Tombstones are not limited to the TTL:
+// they must outlive every copy that they revoke.
 func (s *RedisStore) lifetime(rec *Record) int64 {
 	left := time.Until(rec.Expires)
 	if !rec.Revoked {
@@ -91,8 +92,8 @@ func (s *RedisStore) lifetime(rec *Record) int64 {
 	return max(0, left.Milliseconds())
 }
 
-// limited returns the record with no longer an idle timeout than its key lives. A Manager asks for none, unless something
-// between has hidden MaxTTL.
+// limited returns the record with its idle timeout limited to the TTL. A Manager exceeds that only if a wrapper hides
+// MaxTTL.
 func (s *RedisStore) limited(rec *Record) *Record {
 	if rec.Revoked || rec.Idle <= s.ttl {
 		return rec
@@ -114,7 +115,7 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	text, err := s.rdb.Get(ctx, s.key(id)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return nil, &NotFoundError{Outcome: OutcomeUnknown, SessionID: id, Detail: "there is no such key: it has expired, was deleted, or was evicted"}
+		return nil, &NotFoundError{Outcome: OutcomeUnknown, SessionID: id, Detail: "there is no such key: it expired, or was deleted or evicted"}
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
 	case err != nil:
@@ -131,28 +132,29 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	return rec, nil
 }
 
-// Alive reports whether the session with this public ID, as of [Session.ID], is there: it has not expired, and was neither
-// destroyed nor renewed. It costs one GET. An error says that Redis could not answer, or that the key is not a session.
+// Alive reports whether the session with this public ID, as returned by [Session.ID], is alive: it has not expired, and
+// was neither destroyed nor renewed. It costs one GET. An error means that Redis could not answer, or that the key is
+// not a session.
 func (s *RedisStore) Alive(ctx context.Context, id string) (bool, error) {
 	text, err := s.rdb.Get(ctx, s.key(id)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
 		return false, nil
 	case err != nil:
-		return false, failedTo("look", err)
+		return false, failedTo("alive", err)
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
-		return false, fmt.Errorf("sessions: redis: look: %s", reason)
+		return false, fmt.Errorf("sessions: redis: alive: %s", reason)
 	}
 	return !rec.Revoked && rec.alive(time.Now()), nil
 }
 
-// parse reads a stored record and checks that it is the one of this key.
+// parse decodes a stored record and checks that it belongs to this key. If not, reason says why.
 func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 	rec, err := parseStored(text)
 	if err != nil {
-		return nil, "the value is not a session record that this version reads"
+		return nil, "the value is not a session record that this version can read"
 	}
 	if rec.ID != id {
 		return nil, "the value is the record of another session"
@@ -160,20 +162,23 @@ func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 	return rec, ""
 }
 
-// Save writes a record with SET NX (new), SET (tombstone) or one script (next version). It implements [Store].
+// Save writes a new record with SET NX, and the next version of one with a script. It implements [Store].
+//
+// If SET NX finds a key, a GET follows, to see whether an earlier run of the same command wrote it. A tombstone with
+// base 0 is a SET.
 func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64) (string, error) {
 	rec = s.limited(rec)
 	ms := s.lifetime(rec)
 	if ms < 1 {
 		return "", ErrGone
 	}
-	if rec.lineage.mark == "" && !rec.lineage.complete { // not from a Manager
+	if rec.lineage.mark == "" && !rec.lineage.complete { // the record does not come from a Manager
 		rec = rec.clone()
 		rec.lineage.mark = newMark()
 	}
 	mark, marks := rec.lineage.mark, rec.lineage.marks()
 	if base == 0 && rec.lineage.fresh {
-		marks = "" // what is there already can only come from the first run of this very command
+		marks = "" // a key that exists can only come from an earlier run of this command
 	}
 	text := rec.append(nil, storedStart, rec.ID, marks)
 	key := s.key(rec.ID)
@@ -196,7 +201,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	}
 	args := []any{text, ms, string(append(appendVersion(make([]byte, 0, versionLength+markLength), base), mark...)), "keep"}
 	if !isRecent(base, time.Now()) || rec.lineage.complete {
-		args = args[:3] // the marks that are there are too old to matter, or in the record
+		args = args[:3] // the stored marks are too old to matter, or already in the record
 	}
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, args...).Result()
 	if err != nil {
@@ -214,7 +219,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	return "", fmt.Errorf("sessions: redis: save: unexpected answer of type %T", answer)
 }
 
-// exists sorts out a SET NX that found a key: it may be what the first run of this very command wrote, if the reply was
+// exists handles a SET NX that found a key. An earlier run of the same command may have written it, if its reply was
 // lost and the client sent it again.
 func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (string, error) {
 	text, err := s.rdb.Get(ctx, s.key(rec.ID)).Result()
@@ -231,7 +236,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (stri
 	return "", s.conflict(rec, text)
 }
 
-// conflict gives the error for a save that found another version.
+// conflict returns the error for a save that found another version.
 func (s *RedisStore) conflict(rec *Record, text string) error {
 	current, reason := s.parse(rec.ID, text)
 	switch {
@@ -244,7 +249,7 @@ func (s *RedisStore) conflict(rec *Record, text string) error {
 	return &ConflictError{Current: current}
 }
 
-// redisError says what failed, and why.
+// redisError is a failed operation with its cause.
 type redisError struct {
 	op    string
 	cause error
@@ -254,28 +259,28 @@ func (e *redisError) Error() string { return "sessions: redis: " + e.op + ": " +
 
 func (e *redisError) Unwrap() error { return e.cause }
 
-// failedTo gives the error for what Redis or its client answered, without what they quote of the command or the reply:
-// session keys and values may be in it.
+// failedTo returns the error for a failed operation. It omits what Redis or its client quotes of a command or a reply,
+// which may contain session keys and values.
 func failedTo(op string, cause error) error {
 	text := cause.Error()
-	var number *strconv.NumError // the reply is none, and quoted
+	var number *strconv.NumError // quotes a reply that is not a number
 	if before, _, cut := strings.Cut(text, ", with args beginning with"); cut {
 		cause = refusal(before)
 	} else if errors.As(cause, &number) || strings.HasPrefix(text, "redis: ") && strings.ContainsRune(text, '"') && errors.Unwrap(cause) == nil {
-		cause = errors.New("the reply cannot be understood")
+		cause = errors.New("cannot parse the reply")
 	}
 	return &redisError{op, cause}
 }
 
-// refusal is an error that Redis has answered with, cut before what it quotes.
+// refusal is an error reply of Redis, cut before what it quotes.
 type refusal string
 
 func (e refusal) Error() string { return string(e) }
 
-// RedisError makes it a [redis.Error].
+// RedisError marks it as a [redis.Error].
 func (e refusal) RedisError() {}
 
-// Touch renews the expiry, in the record and of the key, with one script. It implements [Store].
+// Touch extends the expiry, in the record and of the key, with one script. It implements [Store].
 func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, error) {
 	rec = s.limited(rec)
 	ms := s.lifetime(rec)
@@ -294,18 +299,18 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	return rec.Token, nil
 }
 
-// Delete deletes a record with one script, whatever its version. It leaves no tombstone: whoever writes later finds no key,
-// and no script makes one. That of a renewal stays, and is ErrGone. It implements [Store].
+// Delete deletes a record with one script, whatever its version. It leaves no tombstone: a late write finds no key, and
+// no script creates one. The tombstone of a renewal stays, and Delete returns [ErrGone]. It implements [Store].
 func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 	key := s.key(rec.ID)
 	answer, err := redisscript.Delete.Run(ctx, s.rdb, []string{key}).Result()
 	text, found := answer.(string)
 	switch {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return s.drop(ctx, key) // nothing of ours
+		return s.drop(ctx, key) // not a session
 	case err != nil:
 		return failedTo("delete", err)
-	case !found: // deleted, now or before
+	case !found: // deleted now, or not there
 		return nil
 	}
 	stone, _ := s.parse(rec.ID, text)

@@ -19,49 +19,52 @@ import (
 	"handover.example/sessions/internal/texttable"
 )
 
-// RedisHealth is what [RedisStore.Check] found, added up over all masters of a cluster or all shards of a ring. What
-// the server does not tell is empty or zero. Print it, or marshal it to JSON.
+// RedisHealth is the result of [RedisStore.Check], summed over all masters of a cluster or all shards of a ring. A
+// field that the server does not report is empty or zero. Print it, or marshal it to JSON.
 type RedisHealth struct {
-	// Policy is the maxmemory_policy, as INFO shows it. Nodes that differ are separated by commas.
+	// Policy is the maxmemory_policy as reported by INFO. If nodes differ, the values are separated by commas.
 	Policy string `json:"policy"`
 	// PolicyVerdict is "ok", "wrong" or "unknown"; see [RedisStore.Check].
 	PolicyVerdict string `json:"policy_verdict"`
-	// PolicyReason says why, and what to set.
+	// PolicyReason explains the verdict, and what to set.
 	PolicyReason string `json:"policy_reason"`
 
-	// Version is that of the server, Role "master" or "replica". Nodes that differ are separated by commas.
+	// Version is the server version, and Role is "master" or "replica". If nodes differ, the values are separated by
+	// commas.
 	Version string `json:"version"`
 	Role    string `json:"role"`
-	// Nodes is how many servers have answered.
+	// Nodes is the number of servers that answered.
 	Nodes int `json:"nodes"`
 
-	// UsedMemory and MaxMemory are in bytes. A MaxMemory of 0 is no limit.
+	// UsedMemory and MaxMemory are in bytes. A MaxMemory of 0 means no limit.
 	UsedMemory int64 `json:"used_memory"`
 	MaxMemory  int64 `json:"max_memory"`
 
-	// Keys counts the keys of the client's database, those of others among them; KeysWithoutTTL those that never go
-	// away by themselves. Where the client does not tell its database, all of them are counted. Both are exact.
+	// Keys is the number of keys in the client's database, including those of other programs, and KeysWithoutTTL the
+	// number of those that never expire. If the client does not report its database, both count all databases. Both are
+	// exact.
 	Keys           int64 `json:"keys"`
 	KeysWithoutTTL int64 `json:"keys_without_ttl"`
-	// EvictedKeys counts the keys evicted because memory was full, since the server started.
+	// EvictedKeys is the number of keys evicted because memory was full, since the server started.
 	EvictedKeys int64 `json:"evicted_keys"`
 
-	// ReplicaReads reports whether a replica may answer reads: by the options of the client, or because the node is one.
+	// ReplicaReads reports whether a replica may answer reads, because the client's options allow it or because a node
+	// is a replica.
 	ReplicaReads bool `json:"replica_reads"`
 
-	// Warnings say what else is wrong, and what to do, in plain words.
+	// Warnings list what else is wrong and what to do, in plain words.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Check checks every node with one INFO command, for use at start and on health pages. It never uses CONFIG, which
+// Check checks every node with one INFO command. Use it at start and for health pages. It never uses CONFIG, which
 // hosted services refuse.
 //
-// The one maxmemory-policy that is right for sessions is noeviction. Every session has a TTL, so under any other policy
-// sessions are what Redis evicts when memory is full, whatever has filled it: people are logged out, and the tombstones
-// of sessions that were ended are forgotten. Under noeviction new logins fail while Redis is full; reading and logging
-// out go on. The verdict is "unknown" where the host hides the policy: look at its settings, and go on.
+// The only maxmemory-policy that suits sessions is noeviction. Every session has a TTL, so any other policy lets Redis
+// evict sessions when memory is full, whatever filled it: users are logged out, and the tombstones of ended sessions
+// are lost. Under noeviction, new logins fail while Redis is full; reads and logouts still work. The verdict is
+// "unknown" if the host hides the policy: look it up in the host's settings.
 //
-// The error is that of a node that did not answer. A server that refuses INFO is not an error: its verdict is
+// Check returns an error if a node did not answer. A server that refuses INFO is not an error: its verdict is
 // "unknown".
 func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	var h RedisHealth
@@ -71,7 +74,7 @@ func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	err := s.eachNode(ctx, func(ctx context.Context, node redis.Cmdable) error {
 		text, err := node.Info(ctx).Result()
 		if redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command") {
-			text, err = "", nil // forbidden, or not there
+			text, err = "", nil // INFO is forbidden or missing
 		}
 		if err != nil {
 			return err
@@ -93,12 +96,12 @@ func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	}
 	h.judge(policies)
 	if alone {
-		h.Warnings = append(h.Warnings, "these are the figures of one node of a cluster: give NewRedisStore the ClusterClient itself to see all")
+		h.Warnings = append(h.Warnings, "these figures are from one node of a cluster: pass the ClusterClient itself to NewRedisStore to see all nodes")
 	}
 	return h, nil
 }
 
-// eachNode calls fn, possibly at the same time, for each server that holds sessions.
+// eachNode calls fn, possibly concurrently, for each server that holds sessions.
 func (s *RedisStore) eachNode(ctx context.Context, fn func(context.Context, redis.Cmdable) error) error {
 	each := func(ctx context.Context, c *redis.Client) error { return fn(ctx, c) }
 	switch rdb := s.rdb.(type) {
@@ -114,7 +117,7 @@ func (s *RedisStore) eachNode(ctx context.Context, fn func(context.Context, redi
 	return fn(ctx, s.rdb)
 }
 
-// database returns the number of the client's database, or -1 if the client does not tell.
+// database returns the number of the client's database, or -1 if the client does not report it.
 func database(node redis.Cmdable) int {
 	if c, ok := node.(interface{ Options() *redis.Options }); ok {
 		return c.Options().DB
@@ -122,8 +125,8 @@ func database(node redis.Cmdable) int {
 	return -1
 }
 
-// seesOneOfMany reports whether a client that hides what is behind it, such as an AutoPipeline, stands for a cluster:
-// each command without a key then goes to any one of the nodes.
+// seesOneOfMany reports whether a client that hides its server, such as an AutoPipeline, is connected to a cluster:
+// each command without a key then goes to an arbitrary node.
 func (s *RedisStore) seesOneOfMany(info map[string]string) bool {
 	if info["cluster_enabled"] != "1" && info["redis_mode"] != "cluster" {
 		return false
@@ -162,7 +165,7 @@ func (h *RedisHealth) addNode(info map[string]string, db int) {
 			continue
 		}
 		var keys, expires int64
-		for field := range strings.SplitSeq(value, ",") { // by name: newer servers add fields
+		for field := range strings.SplitSeq(value, ",") { // match by name: newer servers add fields
 			switch k, v, _ := strings.Cut(field, "="); k {
 			case "keys":
 				keys = number(v)
@@ -180,7 +183,7 @@ func number(s string) int64 {
 	return n
 }
 
-// addWord adds a word to a list that does not have it yet.
+// addWord adds a word to a list unless the list has it.
 func addWord(list, word string) string {
 	switch {
 	case word == "" || slices.Contains(strings.Split(list, ", "), word):
@@ -192,9 +195,9 @@ func addWord(list, word string) string {
 }
 
 func (h *RedisHealth) judge(policies map[string]bool) {
-	h.PolicyVerdict, h.PolicyReason = "unknown", "the server does not show its maxmemory_policy: look it up where it is hosted, it must be noeviction"
+	h.PolicyVerdict, h.PolicyReason = "unknown", "the server does not report its maxmemory_policy: look it up in the host's settings; it must be noeviction"
 	if len(policies) > 0 && !policies[""] {
-		h.PolicyVerdict, h.PolicyReason = "ok", "nothing is evicted: when memory is full, new logins fail, and nobody is logged out"
+		h.PolicyVerdict, h.PolicyReason = "ok", "no key is evicted: when memory is full, new logins fail, but nobody is logged out"
 	}
 	for p := range policies {
 		h.Policy = addWord(h.Policy, p)
@@ -207,10 +210,10 @@ func (h *RedisHealth) judge(policies map[string]bool) {
 		case p == "noeviction" || p == "":
 		case strings.HasPrefix(p, "allkeys-"), strings.HasPrefix(p, "volatile-"):
 			h.PolicyVerdict = "wrong"
-			h.PolicyReason = p + " may evict sessions when memory is full: people are logged out, and sessions that were ended are forgotten as ended. " +
+			h.PolicyReason = p + " may evict sessions when memory is full: users are logged out, and ended sessions can come back. " +
 				"Set maxmemory-policy to noeviction, and keep nothing else in this Redis"
 		case h.PolicyVerdict != "wrong":
-			h.PolicyVerdict, h.PolicyReason = "unknown", "a policy that this version does not know: set maxmemory-policy to noeviction"
+			h.PolicyVerdict, h.PolicyReason = "unknown", "unknown policy: set maxmemory-policy to noeviction"
 		}
 	}
 
@@ -221,24 +224,24 @@ func (h *RedisHealth) judge(policies map[string]bool) {
 		warn("the client may read from replicas, which may not have a logout yet: leave ReadOnly, RouteByLatency and RouteRandomly unset")
 	}
 	if h.EvictedKeys > 0 {
-		warn("%d keys were evicted since the server started: those that were sessions ended without a trace", h.EvictedKeys)
+		warn("%d keys have been evicted since the server started: any sessions among them were lost without a trace", h.EvictedKeys)
 	}
 	if h.KeysWithoutTTL > 0 {
-		warn("%d keys have no TTL and stay until somebody deletes them: Audit tells whether they are sessions", h.KeysWithoutTTL)
+		warn("%d keys have no TTL and stay until they are deleted: run Audit to see whether they are sessions", h.KeysWithoutTTL)
 	}
 	switch {
 	case h.MaxMemory == 0 && h.UsedMemory > 0:
-		warn("maxmemory is not set: at the end of the machine's memory the server is killed, with every session that it holds; set a limit")
+		warn("maxmemory is not set: when the machine runs out of memory, the server is killed and its sessions may be lost; set a limit")
 	case h.MaxMemory > 0 && float64(h.UsedMemory) > 0.9*float64(h.MaxMemory):
-		warn("more than 90%% of maxmemory is used: at the limit new logins fail")
+		warn("more than 90%% of maxmemory is used: at the limit, new logins fail")
 	}
 }
 
-// String returns the figures as a small table for a terminal.
+// String returns the figures as a table for a terminal.
 func (h RedisHealth) String() string { return h.table().String() }
 
-// Rows returns the rows of the table that String prints, a name and a value each, to show them in another form. A row
-// that continues the one above has an empty name. What the server says of itself is without control characters.
+// Rows iterates over the rows of the table that String returns, as names and values, to show them in another form. A
+// row that continues the previous one has an empty name. Text from the server has no control characters.
 func (h RedisHealth) Rows() iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		for _, row := range h.table() {
@@ -268,31 +271,31 @@ func (h RedisHealth) table() (t texttable.Table) {
 	return t
 }
 
-// RedisAudit is what [RedisStore.Audit] and [RedisStore.Repair] found. Print it, or marshal it to JSON.
+// RedisAudit is the result of [RedisStore.Audit] and [RedisStore.Repair]. Print it, or marshal it to JSON.
 type RedisAudit struct {
-	// Prefix is what the keys that were looked at begin with.
+	// Prefix is the prefix of the audited keys.
 	Prefix string `json:"prefix"`
-	// Keys counts them. SCAN may show a key twice while the server resizes its table, and need not show one that came
-	// or went meanwhile.
+	// Keys is the number of keys. SCAN may return a key twice while the server resizes its table, and may miss a key
+	// that is created or deleted meanwhile.
 	Keys int64 `json:"keys"`
-	// KeysWithoutTTL counts those that never go away by themselves. This library never writes such a key.
+	// KeysWithoutTTL is the number of keys that never expire. This library never writes such a key.
 	KeysWithoutTTL int64 `json:"keys_without_ttl"`
-	// Repaired counts those that Repair has given a TTL.
+	// Repaired is the number of keys to which Repair gave a TTL.
 	Repaired int64 `json:"repaired"`
-	// Foreign counts the keys that are not named as this library names its own: something else writes here as well.
+	// Foreign is the number of keys that this library did not name: another program uses the prefix as well.
 	Foreign int64 `json:"foreign"`
-	// Skipped counts the keys that were on their way to another node of the cluster. Run it again for those.
+	// Skipped is the number of keys that were moving to another node of the cluster. Run the audit again for those.
 	Skipped int64 `json:"skipped"`
-	// ShortestTTL and LongestTTL are those among the keys that have one; zero if there is none. In JSON they are texts,
-	// such as "1h30m0s".
+	// ShortestTTL and LongestTTL are the extremes among the keys that have a TTL; zero if there are none. In JSON they
+	// are strings, such as "1h30m0s".
 	ShortestTTL time.Duration `json:"shortest_ttl"`
 	LongestTTL  time.Duration `json:"longest_ttl"`
-	// SessionIDs are the IDs of up to ten sessions without a TTL. Names that are not ours are not shown: with other
-	// libraries the name of the key is the secret.
+	// SessionIDs are the IDs of up to ten sessions without a TTL. Foreign keys are not shown: other libraries use the
+	// secret itself as the name of the key.
 	SessionIDs []string `json:"session_ids_without_ttl,omitempty"`
 }
 
-// redisAuditJSON is a RedisAudit in JSON: its own durations hide those of the RedisAudit.
+// redisAuditJSON is the JSON form of a RedisAudit: its durations shadow those of the RedisAudit.
 type redisAuditJSON struct {
 	*plainRedisAudit
 	ShortestTTL jsonDuration `json:"shortest_ttl"`
@@ -305,10 +308,10 @@ func (a *RedisAudit) json() redisAuditJSON {
 	return redisAuditJSON{(*plainRedisAudit)(a), jsonDuration(a.ShortestTTL), jsonDuration(a.LongestTTL)}
 }
 
-// MarshalJSON writes the durations as "1h30m0s".
+// MarshalJSON encodes durations as strings, such as "1h30m0s".
 func (a RedisAudit) MarshalJSON() ([]byte, error) { return json.Marshal(a.json()) }
 
-// UnmarshalJSON reads what MarshalJSON writes.
+// UnmarshalJSON decodes the output of MarshalJSON.
 func (a *RedisAudit) UnmarshalJSON(text []byte) error {
 	read := *a
 	j := read.json()
@@ -321,23 +324,23 @@ func (a *RedisAudit) UnmarshalJSON(text []byte) error {
 }
 
 const (
-	auditBatch   = 500 // keys for each SCAN: about a millisecond of the server's time
+	auditBatch   = 500 // keys per SCAN: about a millisecond of the server's time
 	auditSamples = 10
 )
 
-// Audit looks at the TTL of every key under the prefix, with SCAN and pipelined PTTLs, and changes nothing. It takes
-// some 5 seconds of the server for each million keys in its database, in steps of about a millisecond, and little
-// memory here. [RedisStore.Check] counts keys without a TTL at once, but not by prefix.
+// Audit checks the TTL of every key under the prefix, with SCAN and pipelined PTTLs, and changes nothing. It takes
+// about 5 seconds of server time per million keys in the database, in steps of about a millisecond, and little client
+// memory. [RedisStore.Check] counts keys without a TTL at once, but not by prefix.
 //
-// Each progress function is called after each batch with the figures so far. It must be quick: the walk waits for it.
-// After an error the figures are those up to it.
+// Audit calls each progress function after each batch with the figures so far, and waits for it to return. If Audit
+// returns an error, the figures are those up to that point.
 func (s *RedisStore) Audit(ctx context.Context, progress ...func(RedisAudit)) (RedisAudit, error) {
 	return s.walk(ctx, false, progress)
 }
 
-// Repair is an [RedisStore.Audit] that also sets the TTL of the store on each key under the prefix that has none, in
-// one step on the server. Existing TTLs become neither longer nor shorter. Foreign keys are repaired as well, and so
-// expire one day: run Audit first, and find out whether another program needs them.
+// Repair is like [RedisStore.Audit], but also gives the store's TTL to each key under the prefix that has none,
+// checking and setting it in one atomic step. It does not change existing TTLs. It repairs foreign keys as well, so
+// these will expire: run Audit first, and find out whether another program needs them.
 func (s *RedisStore) Repair(ctx context.Context, progress ...func(RedisAudit)) (RedisAudit, error) {
 	return s.walk(ctx, true, progress)
 }
@@ -349,7 +352,7 @@ func (s *RedisStore) walk(ctx context.Context, repair bool, progress []func(Redi
 		if database(node) < 0 {
 			info, err := node.Info(ctx).Result()
 			if err == nil && s.seesOneOfMany(parseInfo(info)) {
-				return errors.New("this client shows one node of a cluster at a time: give NewRedisStore the ClusterClient itself")
+				return errors.New("this client reaches one node of a cluster at a time: pass the ClusterClient itself to NewRedisStore")
 			}
 		}
 		return s.scan(ctx, node, repair, func(batch *RedisAudit) {
@@ -373,7 +376,7 @@ func (s *RedisStore) walk(ctx context.Context, repair bool, progress []func(Redi
 	return sum, nil
 }
 
-// scan walks the keys of one node.
+// scan audits the keys of one node.
 func (s *RedisStore) scan(ctx context.Context, node redis.Cmdable, repair bool, done func(*RedisAudit)) error {
 	match := globEscaper.Replace(s.prefix) + "*"
 	for cursor := uint64(0); ; {
@@ -395,11 +398,11 @@ func (s *RedisStore) scan(ctx context.Context, node redis.Cmdable, repair bool, 
 
 var globEscaper = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`)
 
-// audit looks at a few keys of one node.
+// audit audits one batch of keys of one node.
 func (s *RedisStore) audit(ctx context.Context, node redis.Cmdable, keys []string, repair bool) (*RedisAudit, error) {
 	a := &RedisAudit{}
 	answers, err := pipelined(ctx, node, keys, func(pipe redis.Pipeliner, key string) {
-		_ = pipe.Process(ctx, redis.NewIntCmd(ctx, "pttl", key)) // not PTTL, which cannot hold more than 292 years
+		_ = pipe.Process(ctx, redis.NewIntCmd(ctx, "pttl", key)) // not pipe.PTTL: a time.Duration ends at 292 years
 	})
 	if err != nil {
 		return a, err
@@ -421,7 +424,7 @@ func (s *RedisStore) audit(ctx context.Context, node redis.Cmdable, keys []strin
 		}
 		if ms >= 0 {
 			ttl := time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
-			ttl = max(ttl, 1) // as good as gone, but not without
+			ttl = max(ttl, 1) // about to expire, but it has a TTL
 			a.addTTL(ttl, ttl)
 			continue
 		}
@@ -435,7 +438,7 @@ func (s *RedisStore) audit(ctx context.Context, node redis.Cmdable, keys []strin
 		return a, nil
 	}
 	answers, err = pipelined(ctx, node, bare, func(pipe redis.Pipeliner, key string) {
-		redisscript.GiveTTL.Eval(ctx, pipe, []string{key}, s.ttl.Milliseconds()) // the short text: EVALSHA in a pipeline may miss
+		redisscript.GiveTTL.Eval(ctx, pipe, []string{key}, s.ttl.Milliseconds()) // EVAL: an EVALSHA in a pipeline may find no script
 	})
 	if err != nil {
 		return a, err
@@ -451,8 +454,8 @@ func (s *RedisStore) audit(ctx context.Context, node redis.Cmdable, keys []strin
 	return a, nil
 }
 
-// pipelined sends one command for each key. That a key has moved to another node is left to the caller; any other
-// error ends the walk.
+// pipelined sends one command per key. The caller handles keys that have moved to another node; any other error ends
+// the audit.
 func pipelined(ctx context.Context, node redis.Cmdable, keys []string, add func(redis.Pipeliner, string)) ([]redis.Cmder, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -473,7 +476,7 @@ func pipelined(ctx context.Context, node redis.Cmdable, keys []string, add func(
 	return answers, nil
 }
 
-// sessionID returns the ID of the session that a key holds, and reports whether the key is named as ours are.
+// sessionID returns the ID of the session that a key holds, and reports whether this library names its keys like that.
 func (s *RedisStore) sessionID(key string) (id string, ours bool) {
 	id = strings.TrimPrefix(key, s.prefix)
 	_, ours = TokenID(id) // an ID has the shape of a token
@@ -500,7 +503,7 @@ func (a *RedisAudit) add(b *RedisAudit) {
 	a.SessionIDs = append(a.SessionIDs, b.SessionIDs[:min(room, len(b.SessionIDs))]...)
 }
 
-// String returns the figures as a small table for a terminal.
+// String returns the figures as a table for a terminal.
 func (a RedisAudit) String() string {
 	var t texttable.Table
 	t.Row("keys under "+strconv.Quote(a.Prefix), "%d", a.Keys)
@@ -508,7 +511,7 @@ func (a RedisAudit) String() string {
 	t.Row("repaired", "%d", a.Repaired)
 	t.Row("foreign keys", "%d", a.Foreign)
 	if a.Skipped > 0 {
-		t.Row("skipped", "%d, on their way to another node: run it again", a.Skipped)
+		t.Row("skipped", "%d were moving to another node: run it again", a.Skipped)
 	}
 	ttls := "none"
 	if a.LongestTTL > 0 {
@@ -521,7 +524,7 @@ func (a RedisAudit) String() string {
 	return t.String()
 }
 
-// jsonDuration is a duration that is a text in JSON, such as "1.5ms": people read it, and no unit is in doubt.
+// jsonDuration is a duration that is a string in JSON, such as "1.5ms": readable, and with its unit.
 type jsonDuration time.Duration
 
 func (d jsonDuration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }

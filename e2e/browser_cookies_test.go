@@ -128,7 +128,7 @@ func testSecureOnHTTP(t *testing.T, b *browser) {
 	require.Equal(t, []string{"secure:insecure"}, unusual(st))
 	lines := st.LogLines("outcome=insecure")
 	require.Len(t, lines, 1)
-	require.Contains(t, lines[0], "a browser on plain http drops it")
+	require.Contains(t, lines[0], "a browser on plain HTTP rejects the cookie")
 
 	// localhost is trusted without TLS, and an address of the loopback interface as well.
 	for _, host := range []string{"localhost", "127.0.0.1"} {
@@ -224,7 +224,7 @@ func testSize(t *testing.T, b *browser) {
 	require.Equal(t, []string{"load:loaded", "commit:too_large"}, st.outcomes())
 	e := st.Events()[1]
 	require.ErrorIs(t, e.Err, sessions.ErrTooLarge)
-	require.Regexp(t, `name and value of the cookie are (409[7-9]|410[0-9]|411[0-9]) bytes; browsers accept 4096`, e.Err.Error())
+	require.Regexp(t, `the cookie's name and value are (409[7-9]|410[0-9]|411[0-9]) bytes; browsers accept 4096`, e.Err.Error())
 
 	p.forget()
 	h = tb.open(fmt.Sprintf("%s/big?bytes=%d", st.URL, fits))[0]

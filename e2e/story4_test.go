@@ -245,7 +245,7 @@ func TestP05SealedCookieTooLarge(t *testing.T) {
 	require.Contains(t, st.outcomes(), "commit:too_large")
 	lines := st.LogLines("outcome=too_large")
 	require.Len(t, lines, 1)
-	require.Regexp(t, `name and value of the cookie are \d{4} bytes; browsers accept 4096`, lines[0])
+	require.Regexp(t, `the cookie's name and value are \d{4} bytes; browsers accept 4096`, lines[0])
 	after := get(t, c, st.URL+"/")
 	require.Equal(t, first.Page.Session, after.Page.Session)
 	require.Equal(t, 2, after.Page.Count)

@@ -153,7 +153,7 @@ func TestCommandLine(t *testing.T) {
 		{"show -cookie-file - -secret-file " + secret + " -cookie-name " + token, "a=b", exitUsage, "-cookie-name"},
 		{"show -cookie-file - -secret-file " + strings.Repeat(token, 20), "x", exitUsage, "too long"},
 		{"show -cookie-file /no/such/file -secret-file " + secret, "", exitUsage, "no such file"},
-		{"show -cookie-file - -secret-file " + secret, "broken" + token, exitWrong, "the seal does not fit"},
+		{"show -cookie-file - -secret-file " + secret, "broken" + token, exitWrong, "the seal does not verify"},
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat(token, 300), exitWrong, "browsers accept 4096"},
 		{"check -redis 127.0.0.1:1", "", exitNoAnswer, "connection refused"},
 		{"audit -redis 127.0.0.1:1", "", exitNoAnswer, "Is the server running"},

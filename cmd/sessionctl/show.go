@@ -163,7 +163,7 @@ func (s *server) load(ctx context.Context, id string) (*view, error) {
 	text, err := s.rdb.Get(ctx, key).Bytes()
 	switch {
 	case errors.Is(err, redis.Nil):
-		v.why = fmt.Sprintf("there is no such key under the prefix %q: it has expired, was deleted, or was evicted", s.prefix)
+		v.why = fmt.Sprintf("there is no such key under the prefix %q: it expired, or was deleted or evicted", s.prefix)
 		return v, nil
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		v.why = "the key holds another type: something else writes under the prefix of the sessions"
@@ -175,7 +175,7 @@ func (s *server) load(ctx context.Context, id string) (*view, error) {
 	rec := &sessions.Record{}
 	switch {
 	case rec.UnmarshalJSON(text) != nil:
-		v.why = "the value is not a session record that this version reads"
+		v.why = "the value is not a session record that this version can read"
 	case rec.ID != id:
 		v.why = "the value is the record of another session"
 	default:
@@ -304,7 +304,7 @@ func openCookie(ctx context.Context, secrets []secret, name, sealed string) *vie
 			return v
 		}
 	}
-	v.why = "the seal does not fit: the cookie was changed, sealed by another secret (-secret-file), or sealed for another cookie name (-cookie-name)"
+	v.why = "the seal does not verify: the cookie was changed, sealed by another secret (-secret-file), or sealed for another cookie name (-cookie-name)"
 	return v
 }
 
