@@ -48,8 +48,8 @@ func storeAfter(rdb redis.UniversalClient) (sessions.Store, error) {
 	return sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
 }
 
-// phaseHandler shows the report, and changes the phase. It is for the people who run the migration: serve it on an
-// address that nobody else can reach.
+// phaseHandler shows the report and changes the phase. It is for the people who run the migration: serve it on an
+// address that only they can reach.
 func phaseHandler(dual *sessions.DualStore) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /phase", func(w http.ResponseWriter, r *http.Request) {
@@ -66,7 +66,7 @@ func phaseHandler(dual *sessions.DualStore) http.Handler {
 	return mux
 }
 
-// The programs of the runbook, one after the other, with the phases between them: the session stays.
+// The three programs of the runbook, one after the other, with the phases in between: the session survives.
 func TestP15_ProgramsOfTheRunbook(t *testing.T) {
 	codec, err := sessions.NewSecureCookieCodec(secretA)
 	require.NoError(t, err)
@@ -119,7 +119,7 @@ func exampleMove(phase sessions.Phase) (*sessions.DualStore, redis.UniversalClie
 	return dual, rdb, &exampleClient{handler: exampleManager(dual).Wrap(http.HandlerFunc(hello))}
 }
 
-// From a sealed cookie to Redis: both are configured as they would be alone.
+// From a sealed cookie to Redis. Each store is configured as it would be by itself.
 func ExampleNewDualStore() {
 	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32)) // the secret that is in use
 	if err != nil {
@@ -174,7 +174,7 @@ func ExampleDualStore_SetPhase() {
 	// DualReadNew  Visit 5, keys in Redis: 1, the cookie is the token alone: false
 }
 
-// A phase is a text in flags, configuration files and JSON.
+// In flags, configuration files and JSON, a phase is its name.
 func ExampleDualStore_Phase() {
 	var phase sessions.Phase
 	flags := flag.NewFlagSet("shop", flag.ContinueOnError)
@@ -188,7 +188,7 @@ func ExampleDualStore_Phase() {
 	// Output: {"phase":"DualReadOld"} <nil>
 }
 
-// What the next phase waits for.
+// The report lists what is missing for the next phase.
 func ExampleDualStore_Report() {
 	dual, _, client := exampleMove(sessions.DualReadOld)
 	for range 3 {
@@ -202,7 +202,7 @@ func ExampleDualStore_Report() {
 	// only 2 reads so far: wait until there are 1000
 }
 
-// A logout in a dual phase leaves a tombstone in the new store: the cookie from before is worth nothing.
+// A logout in a dual phase leaves a tombstone in the new store, so that a cookie from before is worthless.
 func ExampleDualStore_Delete() {
 	dual, _, client := exampleMove(sessions.DualReadOld)
 	mux := http.NewServeMux()

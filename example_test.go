@@ -63,7 +63,7 @@ func exampleManager(store sessions.Store) *sessions.Manager {
 	return mgr
 }
 
-// exampleSession runs one handler with a session, after another if there are more, for the same client.
+// exampleSession runs handlers with a session, one after the other, for the same client.
 func exampleSession(steps ...func(sessions.Session)) {
 	mgr := exampleManager(sessiontest.NewMemoryStore())
 	c := exampleClient{}
@@ -87,7 +87,7 @@ func exampleRedis() redis.UniversalClient {
 	return redis.NewClient(&redis.Options{Addr: server.Addr()})
 }
 
-// Every mistake is reported at once.
+// New reports every mistake at once.
 func ExampleNew() {
 	_, err := sessions.New(sessions.Config{
 		Store:       sessiontest.NewMemoryStore(),
@@ -103,7 +103,7 @@ func ExampleNew() {
 	// true Cookie.Path
 }
 
-// A server behind a proxy that ends TLS, with its logs in JSON.
+// A server behind a proxy that terminates TLS, with JSON logs.
 func ExampleNew_production() {
 	store, err := sessions.NewRedisStore(exampleRedis(), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
 	if err != nil {
@@ -138,7 +138,7 @@ func ExampleManager_Wrap() {
 		fmt.Fprintln(w, "visit", n)
 	})
 
-	// Refuse forged POSTs first, then give the rest their sessions.
+	// Reject cross-origin POSTs first, then give the rest their sessions.
 	handler := http.NewCrossOriginProtection().Handler(mgr.Wrap(mux))
 
 	client := exampleClient{handler: handler}
@@ -158,7 +158,7 @@ func ExampleGet() {
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context()) // reads the store now; later calls are free
 		if err != nil {
-			// The store could not answer: nobody knows who this is.
+			// The store could not answer: it is unknown who the client is.
 			http.Error(w, "Please try again.", http.StatusServiceUnavailable)
 			return
 		}
@@ -180,8 +180,8 @@ func (brokenStore) Load(context.Context, string, string) (*sessions.Record, erro
 	return nil, errors.New("connection refused")
 }
 
-// The most likely mistake: to take an error of Get for "not logged in". While the store is away, every user would be
-// sent to the login page, and asked for a password for nothing.
+// The most likely mistake is to treat an error from Get as "not logged in". While the store is down, every user would
+// be sent to the login page and asked for a password for no reason.
 func ExampleGet_incorrect() {
 	user := sessions.NewKey[string]("user")
 
@@ -216,7 +216,7 @@ func ExampleGet_incorrect() {
 	// 503 Service Unavailable
 }
 
-// Two managers around one handler, each with a cookie of its own: say whose session is wanted.
+// Two managers around one handler, each with its own cookie: call Get of the one whose session you need.
 func ExampleManager_Get() {
 	shop, err := sessions.New(sessions.Config{
 		Store: sessiontest.NewMemoryStore(), Cookie: sessions.Cookie{Name: "shop"},
@@ -241,7 +241,7 @@ func ExampleManager_Get() {
 	// Output: false true
 }
 
-// A session from one handler, given to code that expects it in a context.
+// Passing the session of one handler to code that expects it in a context.
 func ExampleNewContext() {
 	user := sessions.NewKey[string]("user")
 	greet := func(ctx context.Context) {
@@ -263,7 +263,7 @@ func ExampleNewContext() {
 	// sessions: no session in this context: wrap the handler with Manager.Wrap, and pass on the context of its request
 }
 
-// Make keys once, as package variables: the name and the type of a value then stand in one place.
+// Create keys once, as package variables, so that the name and the type of a value are in one place.
 func ExampleNewKey() {
 	type address struct{ Street, City string }
 	home := sessions.NewKey[address]("home")
@@ -316,7 +316,7 @@ func ExampleKey_Update() {
 	// 2 <nil>
 }
 
-// A flash message: shown on the next page, and only there.
+// A flash message, which is shown on the next page and only there.
 func ExampleKey_Take() {
 	flash := sessions.NewKey[string]("flash")
 	page := func(s sessions.Session) {
@@ -341,7 +341,7 @@ func ExampleKey_Delete() {
 	// Output: false
 }
 
-// The ID is for logs and for people. The token, which is the credential, is in the cookie only.
+// The ID is for logs and for people. The token, which is the credential, is only in the cookie.
 func ExampleSession_iD() {
 	mgr := exampleManager(sessiontest.NewMemoryStore())
 	client := exampleClient{handler: mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -356,7 +356,7 @@ func ExampleSession_iD() {
 	// Output: false true true
 }
 
-// Without a [sessions.Key]: any value that JSON can hold, under a name that is known only at run time.
+// Without a [sessions.Key]: any value that JSON can encode, under a name that is known only at run time.
 func ExampleSession_set() {
 	exampleSession(func(s sessions.Session) {
 		if err := s.Set("filter", map[string]any{"colour": "blue", "max": 20}); err != nil {
@@ -379,7 +379,7 @@ func ExampleSession_set() {
 	// true sessions: a value cannot be decoded into *[]string
 }
 
-// A function that can fail, over JSON as it is stored.
+// A function that can fail, on the stored JSON.
 func ExampleSession_update() {
 	add := func(s sessions.Session, n int) error {
 		return s.Update("quota", func(old json.RawMessage) (any, error) {
@@ -420,7 +420,7 @@ func ExampleSession_keys() {
 	// Output: [lang theme]
 }
 
-// Clear empties a session and keeps it; Destroy ends it.
+// Clear empties a session but keeps it; Destroy ends it.
 func ExampleSession_clear() {
 	var id string
 	exampleSession(func(s sessions.Session) {
@@ -434,7 +434,7 @@ func ExampleSession_clear() {
 	// Output: true 0
 }
 
-// Login: a new token, so that one planted in this browser before is worth nothing now.
+// At login the session gets a new token, so that one planted in this browser before is worthless.
 func ExampleSession_renew() {
 	user := sessions.NewKey[int64]("user")
 	mux := http.NewServeMux()
@@ -467,7 +467,7 @@ func ExampleSession_renew() {
 	// 0 false
 }
 
-// Logout, with a message for the next page: what is set after Destroy belongs to a new session.
+// A logout with a message for the next page: values set after Destroy belong to a new session.
 func ExampleSession_destroy() {
 	user := sessions.NewKey[string]("user")
 	flash := sessions.NewKey[string]("flash")
@@ -484,7 +484,8 @@ func ExampleSession_destroy() {
 	// Output: false Good bye.
 }
 
-// "Remember me": this session may rest for a week, and its cookie outlives the browser. Others keep Config.IdleTimeout.
+// "Remember me": this session has an idle timeout of a week, and its cookie outlives the browser. Other sessions keep
+// Config.IdleTimeout.
 func ExampleSession_setLifetime() {
 	exampleSession(func(s sessions.Session) {
 		s.SetLifetime(7*24*time.Hour, true)
@@ -508,7 +509,7 @@ func ExampleSession_isNew() {
 	// false true true
 }
 
-// The sealed cookie needs nothing on the server but a secret.
+// A sealed cookie needs only a secret on the server.
 func ExampleNewCookieStore() {
 	secret, err := base64.StdEncoding.DecodeString("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=") // from your configuration
 	if err != nil {
@@ -557,11 +558,11 @@ func ExampleNewRedisStore() {
 	// sessions: TTL: required, because every key has a TTL: try 14 * 24 * time.Hour
 }
 
-// The defaults of go-redis wait seconds for a server that is away. A web page cannot.
+// With its defaults, go-redis waits seconds for a server that is down. A web page cannot.
 func ExampleNewRedisStore_production() {
 	rdb := redis.NewClient(&redis.Options{
 		Addr:                  "redis.internal:6379",
-		ContextTimeoutEnabled: true, // off by default: deadlines of a context are not looked at
+		ContextTimeoutEnabled: true, // off by default: go-redis ignores the deadline of a context
 		DialTimeout:           500 * time.Millisecond,
 		ReadTimeout:           300 * time.Millisecond,
 		WriteTimeout:          300 * time.Millisecond,
@@ -573,7 +574,7 @@ func ExampleNewRedisStore_production() {
 	// Output: true <nil>
 }
 
-// At start, and on a health page: is this Redis fit for sessions?
+// At start and for a health page, check whether this Redis is fit for sessions.
 func ExampleRedisStore_Check() {
 	store, err := sessions.NewRedisStore(exampleRedis(), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
 	if err != nil {
@@ -591,7 +592,7 @@ func ExampleRedisStore_Check() {
 	// Output: keys without a TTL: 0
 }
 
-// Somebody has written keys that would stay for ever: Audit finds them, Repair gives them a TTL.
+// Another program has written keys that would stay forever: Audit finds them, and Repair gives them a TTL.
 func ExampleRedisStore_Audit() {
 	rdb := exampleRedis()
 	store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour})
@@ -610,7 +611,7 @@ func ExampleRedisStore_Audit() {
 	// 1 <nil>
 }
 
-// Behind a proxy that ends TLS: whose word about the scheme counts.
+// Behind a proxy that terminates TLS, ProxyHeader and TrustedProxies decide when a forwarded scheme is trusted.
 func ExampleConfig_behindProxies() {
 	store := sessiontest.NewMemoryStore()
 	mgr, err := sessions.New(sessions.Config{
@@ -638,8 +639,8 @@ func ExampleConfig_behindProxies() {
 	// false
 }
 
-// To change the secret, put the new one first. Old cookies still open, and each is sealed anew when its session is
-// next written.
+// The first secret seals, and all of them open. Once every instance has the new secret, put it first: old cookies still
+// open, and each is sealed with the new secret when its session is next written.
 func ExampleNewSecureCookieCodec() {
 	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
 	before, err := sessions.NewSecureCookieCodec(old)
@@ -687,7 +688,7 @@ func ExampleNewAEADCodec() {
 	// data <nil> true
 }
 
-// plainCodec shows the shape of a Codec. It hides and protects nothing.
+// plainCodec shows the shape of a Codec. It neither encrypts nor authenticates.
 type plainCodec struct{}
 
 func (plainCodec) Seal(name string, plain []byte) (string, error) {
@@ -703,7 +704,7 @@ func (plainCodec) Open(name, sealed string) ([]byte, error) {
 	return plain, nil
 }
 
-// From one codec to another without logging anybody out: the first seals, all of them open.
+// Changing codecs without logging anybody out: the first codec seals, and all of them open.
 func ExampleCodecs() {
 	var old sessions.Codec = plainCodec{}
 	fresh, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32))
@@ -750,7 +751,7 @@ func ExampleConfig_observe() {
 	// Output: 1 1
 }
 
-// slowStore is a Store around another: the way to measure, to log or to fail on purpose.
+// slowStore wraps another Store. Use such a wrapper to measure, to log or to fail on purpose.
 type slowStore struct {
 	sessions.Store
 	loads int
@@ -777,7 +778,7 @@ func ExampleStore() {
 	// Output: 1
 }
 
-// Answer in your own words when a session could not be written.
+// Respond in your own words when a session could not be written.
 func ExampleConfig_errorHandler() {
 	store := sessiontest.NewMemoryStore()
 	mgr, err := sessions.New(sessions.Config{
