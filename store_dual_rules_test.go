@@ -1,6 +1,8 @@
 package sessions
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -211,4 +213,120 @@ func TestPhaseNames(t *testing.T) {
 	require.False(t, Phase(-1).valid())
 	require.False(t, Phase(len(phaseRules)).valid())
 	require.Equal(t, "Phase(7)", Phase(7).String())
+}
+
+// The table of phases in docs/migration.md is what these rules print.
+func TestPhaseRules_Table(t *testing.T) {
+	var table strings.Builder
+	row := func(name string, cell func(Phase, rules) string) {
+		fmt.Fprintf(&table, "| %s |", name)
+		for p := range Phase(len(phaseRules)) {
+			fmt.Fprintf(&table, " %s |", cell(p, rulesOf(p, false, false)))
+		}
+		table.WriteString("\n")
+	}
+	// byRules chooses among the four kinds of rules.
+	byRules := func(oldAlone, oldFirst, newFirst, newAlone string) func(Phase, rules) string {
+		return func(_ Phase, r rules) string {
+			switch {
+			case !r.writeNew:
+				return oldAlone
+			case !r.writeOld:
+				return newAlone
+			case r.readNew:
+				return newFirst
+			}
+			return oldFirst
+		}
+	}
+
+	row("", func(p Phase, _ rules) string { return "`" + p.String() + "`" })
+	table.WriteString("|---|---|---|---|---|\n")
+	row("Writes", func(_ Phase, r rules) string {
+		switch {
+		case r.dual():
+			return "both"
+		case r.writeNew:
+			return "new"
+		}
+		return "old"
+	})
+	row("Reads", func(_ Phase, r rules) string {
+		if r.readNew {
+			return "new"
+		}
+		return "old"
+	})
+	row("Also reads", byRules(
+		"-",
+		"new: if old has no session, with `CheckRevoked`, and for `CompareFraction`; between two servers always",
+		"old: the cookie brings it along; between two servers always",
+		"old: if new has no session, until `AdoptUntil`"))
+	row("Read side has no session", byRules(
+		"none",
+		"uses new's, and writes nothing",
+		"uses old's unless it was revoked, and writes it to new at once",
+		"the same, until `AdoptUntil`"))
+	row("New store fails", func(p Phase, r rules) string {
+		if !r.writeNew {
+			return "not used"
+		}
+		cell := "503"
+		if !r.needNew {
+			cell = "the request goes on, counted; 503 for a session that old does not have"
+		}
+		if !r.revoke && rulesOf(p, true, false).revoke {
+			cell += ". With `CheckRevoked`, `Destroy` and `Renew` fail"
+		}
+		if f := rulesOf(p, false, true); r.needNew && !f.needNew {
+			cell += ". With `FallbackOnError`, reads and writes go on with the old copy"
+			if f.revoke {
+				cell += ", and `Destroy` and `Renew` fail"
+			}
+		}
+		return cell
+	})
+	row("Old store fails", func(_ Phase, r rules) string {
+		switch {
+		case r.needOld:
+			return "503"
+		case r.writeOld:
+			return "the request goes on, counted; 503 for a session that new does not have"
+		}
+		return "not noticed; 503 for a session that new does not have, until `AdoptUntil`"
+	})
+	row("`Destroy`, `Renew`", byRules(
+		"tombstone on an old server; a cookie as without a `DualStore`",
+		"tombstone in new, and on an old server",
+		"tombstone in new, and on an old server",
+		"tombstone in new"))
+	row("The cookie of a `CookieStore`", func(_ Phase, r rules) string {
+		switch {
+		case r.needOld:
+			return "sealed record"
+		case r.writeOld:
+			return "sealed record, or the token alone if that is too large"
+		}
+		return "the token alone"
+	})
+
+	page, err := os.ReadFile("docs/migration.md")
+	require.NoError(t, err)
+	require.Contains(t, string(page), "\n"+strings.ReplaceAll(table.String(), "|  |", "| |")+"\n")
+}
+
+// What is not in the table: no option changes which stores a phase writes, or which one it reads.
+func TestPhaseRules_Options(t *testing.T) {
+	for p := range Phase(len(phaseRules)) {
+		plain := phaseRules[p]
+		for _, options := range [][2]bool{{false, false}, {true, false}, {false, true}, {true, true}} {
+			r := rulesOf(p, options[0], options[1])
+			require.Equal(t, plain.writeOld, r.writeOld, "%v", p)
+			require.Equal(t, plain.writeNew, r.writeNew, "%v", p)
+			require.Equal(t, plain.readNew, r.readNew, "%v", p)
+			require.Equal(t, plain.needOld, r.needOld, "%v", p)
+			require.True(t, r.revoke || !plain.revoke, "%v: an option must not give up revocation", p)
+			require.True(t, r.writeOld || r.needNew, "%v: without the old store, the new one is needed", p)
+		}
+	}
 }
