@@ -219,18 +219,27 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	if few {
 		missing("only %d reads so far: wait until there are %d", r.Reads, enoughReads)
 	}
-	switch r.Phase {
-	case OldOnly:
+	need[r.Phase](d, r, few, comeBackUntil, missing)
+	needAnswers(r, missing)
+	needHealth(r, missing)
+	r.Safe = len(r.Missing) == 0
+}
+
+// need has for each phase what must be true before the next, and what going back costs.
+var need = [...]func(d *DualStore, r *DualReport, few bool, comeBackUntil time.Time, missing func(string, ...any)){
+	OldOnly: func(_ *DualStore, r *DualReport, _ bool, _ time.Time, _ func(string, ...any)) {
 		r.GoingBack = "this is the first phase"
-	case DualReadOld:
+	},
+	DualReadOld: func(_ *DualStore, r *DualReport, few bool, comeBackUntil time.Time, missing func(string, ...any)) {
 		r.GoingBack = "OldOnly: loses sessions that only the new store has (" + about(r.OnlyInNew) + " seen so far) and forgets logouts: copied cookies of ended sessions open again"
 		needCompared(r, few, missing)
-		needCoverage(r, few, missing)
+		needCoverage(r, true, missing) // of too few reads, another line says it
 		if r.At.Before(comeBackUntil) {
 			missing("%d logouts or renewals could not be written to the new store: wait until %s, because these sessions can come back until then",
 				r.TombstonesLost, comeBackUntil.UTC().Format(time.RFC3339))
 		}
-	case DualReadNew:
+	},
+	DualReadNew: func(d *DualStore, r *DualReport, few bool, _ time.Time, missing func(string, ...any)) {
 		r.GoingBack = "DualReadOld: loses nothing"
 		if r.TokenOnly > 0 {
 			r.GoingBack += fmt.Sprintf(", but %d records are too large for a cookie: writes to these sessions fail there", r.TokenOnly)
@@ -242,7 +251,8 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		if until := d.adoptUntil; !until.IsZero() && !r.At.Before(until) {
 			missing("AdoptUntil passed at %s: sessions that only the old store has would be logged out; set it to when the longest session will have ended", until.UTC().Format(time.RFC3339))
 		}
-	case NewOnly:
+	},
+	NewOnly: func(d *DualStore, r *DualReport, _ bool, _ time.Time, missing func(string, ...any)) {
 		r.GoingBack = "DualReadNew: loses nothing. OldOnly: loses sessions that only the new store has (" + about(r.OnlyInNew) + " seen so far)"
 		switch until := d.adoptUntil; {
 		case until.IsZero():
@@ -253,10 +263,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 		if r.Recent.OldCookies > 0 {
 			missing("%d of the last %d sessions still came with a cookie that only the old store opens", r.Recent.OldCookies, r.Recent.Sessions)
 		}
-	}
-	needAnswers(r, missing)
-	needHealth(r, missing)
-	r.Safe = len(r.Missing) == 0
+	},
 }
 
 func needCompared(r *DualReport, few bool, missing func(string, ...any)) {
@@ -274,7 +281,7 @@ func needCompared(r *DualReport, few bool, missing func(string, ...any)) {
 func needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Asked < enoughReads:
-		if !few && r.Phase != DualReadOld { // otherwise another line says it
+		if !few { // or another line says it
 			missing("the new store was asked for only %d sessions: wait until there are %d", r.Recent.Asked, enoughReads)
 		}
 	case r.Coverage() < enoughCoverage:
@@ -366,9 +373,9 @@ func (r DualReport) String() string {
 		}
 	}
 	switch {
-	case r.Phase == NewOnly && r.Safe:
+	case r.Phase.next() == r.Phase && r.Safe:
 		t.Row("next", "the old store can be removed, as far as this instance knows")
-	case r.Phase == NewOnly:
+	case r.Phase.next() == r.Phase:
 		t.Row("next", "keep the old store")
 	case r.Safe:
 		t.Row("next", "%v is safe, as far as this instance knows", r.Next)
