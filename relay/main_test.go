@@ -6,16 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/leaktest"
 )
 
 // quiet drops what go-redis logs about servers that tests take away on purpose.
@@ -27,33 +25,12 @@ func (quiet) Printf(context.Context, string, ...any) {}
 // reported or answered (P11).
 func TestMain(m *testing.M) {
 	redis.SetLogger(quiet{})
-	code := m.Run()
-	if found := watch.leaks(); len(found) > 0 {
-		fmt.Fprintf(os.Stderr, "P11: %s\n", strings.Join(found, "\nP11: "))
-		code = 1
-	}
-	if left := leaked(5 * time.Second); len(left) > 0 && code == 0 {
-		fmt.Fprintf(os.Stderr, "%d goroutines are left after the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked gives the stacks of the goroutines, apart from the caller's, that run code of this module or were started by it.
-func leaked(grace time.Duration) []string {
-	for deadline := time.Now().Add(grace); ; time.Sleep(5 * time.Millisecond) {
-		buf := make([]byte, 4<<20)
-		all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-		var left []string
-		for _, stack := range all[1:] {
-			if strings.Contains(stack, "handover.example/sessions") {
-				left = append(left, stack)
-			}
+	leaktest.Main(m, func() error {
+		if found := watch.leaks(); len(found) > 0 {
+			return fmt.Errorf("P11: %s", strings.Join(found, "\nP11: "))
 		}
-		if len(left) == 0 || time.Now().After(deadline) {
-			return left
-		}
-	}
+		return nil
+	})
 }
 
 // watch holds what all tests log, report and answer against what must not be in it.
@@ -148,16 +125,6 @@ func TestP11_TheWatchFindsALeak(t *testing.T) {
 				t.Fatalf("found %d: %v", len(found), found)
 			}
 		})
-	}
-}
-
-func TestLeakedFindsAGoroutine(t *testing.T) {
-	end := make(chan struct{})
-	go func() { <-end }()
-	found := strings.Join(leaked(0), "\n")
-	close(end)
-	if !strings.Contains(found, "TestLeakedFindsAGoroutine.func1") {
-		t.Fatal(found)
 	}
 }
 
