@@ -120,7 +120,7 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 // check reports every mistake in a configuration whose defaults are filled in.
 func (cfg *Config) check() error {
 	var bad mistakes
-	if isNil(cfg.Store) {
+	if isNilStore(cfg.Store) {
 		bad.add("Store", "required: make one with NewCookieStore or NewRedisStore, and check the error it returned")
 	}
 	cfg.Cookie.check(cfg.Secure, &bad)

@@ -70,8 +70,8 @@ func New(cfg Config) (*Manager, error) {
 		plainLine:     cfg.Cookie.header("", 0, false),
 		secureLine:    cfg.Cookie.header("", 0, true),
 		warned:        map[string]bool{},
-		atClient:      isClientSide(cfg.Store),
 	}
+	m.atClient, _ = isClientSide(cfg.Store)
 	m.limits.maxIdle = min(m.limits.absolute, maxTTL(cfg.Store))
 	m.limits.idle = min(m.limits.idle, m.limits.maxIdle)
 	if cfg.TrustedProxies == nil {

@@ -24,13 +24,16 @@ import (
 // anonymous. No error may contain a token or a value.
 //
 // A store may have the optional methods below. The library looks for each in the store itself, and then in the Store
-// that it wraps: the one that its Unwrap method returns, or the one that it embeds.
+// that it wraps: the one that its Unwrap method returns, or the one that it embeds, itself or in a struct that it embeds.
 //
 //	Unwrap() Store            // the wrapped store, such as the one that this store adds metrics to
 //	MaxTTL() time.Duration    // the longest idle timeout that it can keep; the Manager shortens longer ones
 //	ClientSide() bool         // whether the client's cookie holds the records, so that no other request writes them
 //	Keyspace() any            // a comparable value, equal for two stores that write the same keys
 //	String() string           // the name of the store in events
+//
+// Where ClientSide is missing or hidden, a [DualStore] takes its old store for one whose records the client holds if the
+// client presents something else than Token. A store on a server of which that is true must have ClientSide return false.
 //
 // [sessiontest.TestStore]: https://pkg.go.dev/handover.example/sessions/sessiontest#TestStore
 type Store interface {
@@ -72,33 +75,70 @@ type Store interface {
 
 // storeAs looks for an optional method in a store and in the stores that it wraps.
 func storeAs[T any](s Store) (found T, ok bool) {
-	for s != nil {
+	for wraps := true; wraps; s, wraps = unwrap(s) {
 		if found, ok = s.(T); ok {
 			return found, true
 		}
-		s = unwrap(s)
 	}
 	return found, false
 }
 
 var storeType = reflect.TypeFor[Store]()
 
-// unwrap returns the store that s wraps, or nil if it shows none.
-func unwrap(s Store) Store {
+// unwrap returns the store that s wraps, and reports whether s shows that it wraps one.
+func unwrap(s Store) (inner Store, wraps bool) {
 	if w, ok := s.(interface{ Unwrap() Store }); ok {
-		return w.Unwrap()
+		return w.Unwrap(), true
 	}
-	v := reflect.Indirect(reflect.ValueOf(s))
+	return embedded(reflect.ValueOf(s))
+}
+
+// embedded returns the Store that a struct embeds, itself or in a struct that it embeds. It has the four methods from there,
+// and hides the others.
+func embedded(v reflect.Value) (inner Store, embeds bool) {
+	v = reflect.Indirect(v)
 	if v.Kind() != reflect.Struct {
-		return nil
+		return nil, false
 	}
-	for i := range v.NumField() { // a struct that embeds the interface gets its four methods only
-		if f := v.Type().Field(i); f.Anonymous && f.Type == storeType && f.IsExported() {
-			inner, _ := v.Field(i).Interface().(Store)
-			return inner
+	for i := range v.NumField() {
+		f, field := v.Type().Field(i), v.Field(i)
+		if !f.Anonymous {
+			continue
+		}
+		isStore, kind := f.Type.Implements(storeType), field.Kind()
+		switch {
+		case isStore && kind == reflect.Interface && f.IsExported():
+			inner, _ = field.Interface().(Store)
+			return inner, true
+		case isStore && kind == reflect.Pointer && field.IsNil():
+			return nil, true
+		}
+		if inner, embeds = embedded(field); embeds {
+			return inner, true
 		}
 	}
-	return nil
+	return nil, false
+}
+
+// innermost returns the store that is wrapped by all others that can be seen.
+func innermost(s Store) Store {
+	for {
+		inner, wraps := unwrap(s)
+		if !wraps {
+			return s
+		}
+		s = inner
+	}
+}
+
+// isNilStore reports whether a store, or one that it wraps, is nil.
+func isNilStore(s Store) bool {
+	for wraps := true; wraps; s, wraps = unwrap(s) {
+		if isNil(s) {
+			return true
+		}
+	}
+	return false
 }
 
 // maxTTL returns the longest idle timeout that s can keep.
@@ -109,17 +149,17 @@ func maxTTL(s Store) time.Duration {
 	return math.MaxInt64
 }
 
-// isClientSide reports whether s declares that the client's cookie holds its records.
-func isClientSide(s Store) bool {
-	c, ok := storeAs[interface{ ClientSide() bool }](s)
-	return ok && c.ClientSide()
+// isClientSide reports whether the client's cookie holds the records of a store, and whether the store says so or not.
+func isClientSide(s Store) (clientSide, says bool) {
+	c, says := storeAs[interface{ ClientSide() bool }](s)
+	return says && c.ClientSide(), says
 }
 
 // sameRecords reports whether two stores write the same records.
 func sameRecords(a, b Store) bool {
 	x, okX := storeAs[interface{ Keyspace() any }](a)
 	y, okY := storeAs[interface{ Keyspace() any }](b)
-	return same(a, b) || okX && okY && same(x.Keyspace(), y.Keyspace())
+	return same(innermost(a), innermost(b)) || okX && okY && same(x.Keyspace(), y.Keyspace())
 }
 
 // same reports whether a and b are equal; values of types that are not comparable never are.
@@ -127,12 +167,12 @@ func same(a, b any) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// storeName returns the name of a store in events.
+// storeName returns the name of a store in events: its String, or that of what it wraps, or the type of the innermost.
 func storeName(s Store) string {
 	if n, ok := storeAs[fmt.Stringer](s); ok {
 		return n.String()
 	}
-	return fmt.Sprintf("%T", s)
+	return fmt.Sprintf("%T", innermost(s))
 }
 
 // Errors that callers may branch on; test with [errors.Is].

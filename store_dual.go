@@ -93,17 +93,17 @@ type DualStore struct {
 // [*ConfigError] values.
 func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	var bad mistakes
-	if isNil(cfg.Old) {
+	noOld, noNew := isNilStore(cfg.Old), isNilStore(cfg.New)
+	if noOld {
 		bad.add("Old", "required: the store that is in use now")
 	}
-	if isNil(cfg.New) {
+	if noNew {
 		bad.add("New", "required: the store to move to")
-	}
-	if !isNil(cfg.Old) && !isNil(cfg.New) && sameRecords(cfg.Old, cfg.New) {
-		bad.add("New", "the same store as Old")
-	}
-	if !isNil(cfg.New) && isClientSide(cfg.New) {
+	} else if atClient, _ := isClientSide(cfg.New); atClient {
 		bad.add("New", newAtClient)
+	}
+	if !noOld && !noNew && sameRecords(cfg.Old, cfg.New) {
+		bad.add("New", "the same store as Old")
 	}
 	if !cfg.Phase.valid() {
 		bad.add("Phase", "unknown phase %d: %s", cfg.Phase, useAPhase)
@@ -123,7 +123,8 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
 		readOld: cfg.ReadOldFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
-	d.atClient.Store(isClientSide(cfg.Old))
+	atClient, _ := isClientSide(cfg.Old)
+	d.atClient.Store(atClient)
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
 	return d, nil

@@ -183,7 +183,7 @@ func (d *DualStore) Report() DualReport {
 	d.phaseMu.Unlock()
 	r := f.report()
 	r.Phase, r.At = phase, time.Now().UTC().Round(0)
-	r.Old.Store, r.New.Store = storeName(unwrap(d.old)), storeName(unwrap(d.new))
+	r.Old.Store, r.New.Store = storeName(d.old), storeName(d.new)
 	if c, ok := storeAs[interface {
 		Check(context.Context) (RedisHealth, error)
 	}](d.new); ok {
@@ -569,7 +569,7 @@ func (d *DualStore) compareCopies(ctx context.Context, c *copies) {
 	}
 	f.countMismatch(outcome)
 	m := managerOf(ctx)
-	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(unwrap(d.new)), Detail: detail}
+	e := Event{Kind: EventMismatch, Outcome: outcome, SessionID: c.old.ID, Store: storeName(d.new), Detail: detail}
 	switch {
 	case explained:
 		if m != nil && m.observe != nil { // not logged: there is nothing to do
