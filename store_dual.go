@@ -76,7 +76,9 @@ type DualStoreConfig struct {
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
-	atClient     atomic.Bool // the client holds the old store's records
+	oldSays      bool        // the old store says whether the client holds its records
+	atClient     atomic.Bool // the client holds the old store's records, and nobody else writes them
+	onServer     atomic.Bool // the old store, which does not say so, was seen to keep its records itself
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -96,11 +98,15 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	noOld, noNew := isNilStore(cfg.Old), isNilStore(cfg.New)
 	if noOld {
 		bad.add("Old", "required: the store that is in use now")
+	} else if movesFromClient(cfg.Old) {
+		bad.add("Old", fromClient)
 	}
 	if noNew {
 		bad.add("New", "required: the store to move to")
 	} else if atClient, _ := isClientSide(cfg.New); atClient {
 		bad.add("New", newAtClient)
+	} else if movesFromClient(cfg.New) {
+		bad.add("New", fromClient)
 	}
 	if !noOld && !noNew && sameRecords(cfg.Old, cfg.New) {
 		bad.add("New", "the same store as Old")
@@ -123,14 +129,26 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
 		readOld: cfg.ReadOldFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
-	atClient, _ := isClientSide(cfg.Old)
+	atClient, says := isClientSide(cfg.Old)
 	d.atClient.Store(atClient)
+	d.oldSays = says
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
 	return d, nil
 }
 
-const newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
+const (
+	newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
+	hiddenNew   = newAtClient + " (give what wraps it a method Unwrap() sessions.Store, and NewDualStore refuses it at once)"
+	fromClient  = "a DualStore that moves records out of the client's cookie: finish that move, and use its New here"
+)
+
+// movesFromClient reports whether a store is a DualStore whose records may be with the client or on a server: neither what
+// is true of the one nor what is true of the other holds for them.
+func movesFromClient(s Store) bool {
+	d, ok := storeAs[*DualStore](s)
+	return ok && d.atClient.Load()
+}
 
 // Phase returns the current phase.
 func (d *DualStore) Phase() Phase { return Phase(d.phase.Load()) }
@@ -197,12 +215,31 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// oldHeld records that the client holds the old store's records, if the store shows that it does: a token other than
-// that of the record is the sealed record itself.
-func (d *DualStore) oldHeld(rec *Record, presented string) {
-	if presented != "" && presented != rec.Token && !d.atClient.Load() {
+// learnOld notes what the old store shows of itself, if it does not say so: what the client presents is the token, or else
+// the record, sealed. rec has come from the old store, or was written to it.
+func (d *DualStore) learnOld(rec *Record, presents string) error {
+	switch {
+	case d.oldSays || presents == "":
+	case presents != rec.Token && d.madeByAnother(rec):
+		return &ConfigError{"Old", fromClient}
+	case d.atClient.Load() || d.onServer.Load():
+	case presents == rec.Token:
+		d.onServer.Store(true)
+	default:
 		d.atClient.Store(true)
 	}
+	return nil
+}
+
+// madeByAnother reports whether another DualStore has loaded or saved a record.
+func (d *DualStore) madeByAnother(rec *Record) bool {
+	switch o := rec.origin.(type) {
+	case *seen:
+		return o.by != d
+	case *DualStore:
+		return o != d
+	}
+	return false
 }
 
 // Load reads a record according to the phase. It implements [Store].
@@ -221,13 +258,17 @@ func (d *DualStore) load(ctx context.Context, name, presented string, phase Phas
 	if !d.rules(phase).writeNew {
 		rec, err := d.old.Load(ctx, name, presented)
 		if err == nil {
-			d.oldHeld(rec, rec.Presented)
+			if err = d.learnOld(rec, rec.presents()); err != nil {
+				return nil, false, err
+			}
 			rec.origin = d // the phase may change before it is written
 		}
 		return rec, false, err
 	}
 	var c copies
-	d.openOld(ctx, name, presented, &c)
+	if err := d.openOld(ctx, name, presented, &c); err != nil {
+		return nil, false, err
+	}
 	r := d.readRules(phase, c.token)
 	read := d.readOldFirst
 	if r.readNew {
@@ -241,23 +282,25 @@ func (d *DualStore) load(ctx context.Context, name, presented string, phase Phas
 
 // openOld determines which session the client presents: by a token alone, or by a record that the client holds, which
 // may have expired.
-func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) {
+func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) error {
 	if isToken(presented) {
 		c.token = presented
 		if d.atClient.Load() {
 			c.oldErr = &NotFoundError{Outcome: OutcomeUnknown, Detail: "the cookie is the token alone"}
 		}
-		return
+		return nil
 	}
 	c.old, c.oldErr = d.old.Load(ctx, name, presented)
+	named := c.old
 	var miss *NotFoundError
-	switch {
-	case c.oldErr == nil:
-		d.oldHeld(c.old, c.old.Presented)
-		c.token = c.old.Token
-	case errors.As(c.oldErr, &miss) && miss.expired != nil:
-		c.token = miss.expired.Token // dead as a copy, but it still names its record in the new store
+	if errors.As(c.oldErr, &miss) {
+		named = miss.expired // dead as a copy, but it still names its record in the new store
 	}
+	if named == nil {
+		return nil
+	}
+	c.token = named.Token
+	return d.learnOld(named, presented)
 }
 
 func isToken(presented string) bool {
@@ -267,8 +310,11 @@ func isToken(presented string) bool {
 
 // loadOld reads the old copy, unless the client has presented it.
 func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
-	if c.old == nil && c.oldErr == nil {
-		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
+	if c.old != nil || c.oldErr != nil {
+		return
+	}
+	if c.old, c.oldErr = d.old.Load(ctx, name, c.token); c.oldErr == nil {
+		_ = d.learnOld(c.old, c.token) // the token alone names the record
 	}
 }
 
@@ -357,9 +403,7 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, r rules,
 		}
 	}
 	rec.origin = &s
-	if atClient {
-		rec.Presented = d.present(ctx, name, presented, r, c.old == nil, rec)
-	}
+	rec.presentedAs(d.present(ctx, name, presented, r, c, rec))
 	return rec, adopted, nil
 }
 
@@ -368,11 +412,14 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, r rules,
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules, s *seen) (_ *Record, adopted bool, err error) {
 	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // one has come meanwhile
 	for ctx.Err() == nil {
-		_, err := d.new.Save(ctx, name, d.copyOf(rec), s.newVer)
+		_, err := d.saveTo(ctx, name, newSide, d.copyOf(rec), s.newVer)
+		var wrong *ConfigError
 		switch {
 		case err == nil:
 			s.newVer = rec.Version
 			return rec, true, nil
+		case errors.As(err, &wrong):
+			return nil, false, err
 		case errors.Is(err, ErrGone) && s.newVer != 0:
 			s.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
 			continue
@@ -404,15 +451,26 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 	return nil, false, ctx.Err()
 }
 
-// present returns what a client that holds the old copy should present for a record: the sealed record while both
-// stores are written, and the token alone after that.
-func (d *DualStore) present(ctx context.Context, name, presented string, r rules, noCopy bool, rec *Record) string {
-	if !r.writeOld {
+// present returns what the client should present for a record: what the old store wants while both stores are written, the
+// token alone after that. A store that does not say whether the client holds its records is asked to touch one that it does
+// not have: only if the client holds them will it seal it. Nothing is ever created by that.
+func (d *DualStore) present(ctx context.Context, name, presented string, r rules, c *copies, rec *Record) string {
+	switch {
+	case !r.writeOld:
 		return rec.Token
-	}
-	if noCopy {
+	case c.old != nil:
+		return c.old.presents()
+	case d.atClient.Load():
 		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
 			return sealed
+		}
+	case !d.oldSays && !d.onServer.Load() && errors.Is(c.oldErr, ErrNotFound):
+		sealed, err := d.old.Touch(ctx, name, rec)
+		switch {
+		case err == nil && d.learnOld(rec, sealed) == nil:
+			return sealed
+		case errors.Is(err, ErrGone):
+			d.onServer.Store(true)
 		}
 	}
 	return presented
@@ -431,6 +489,7 @@ func (d *DualStore) Save(ctx context.Context, name string, rec *Record, base int
 func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int64, r rules) (token string, err error) {
 	atClient := d.atClient.Load()
 	if !r.writeNew && atClient {
+		rec.origin = d
 		return d.old.Save(ctx, name, rec, base)
 	}
 	shallow := *rec
@@ -441,7 +500,8 @@ func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int
 	if out.lineage.mark == "" { // not from a Manager
 		out.lineage.mark = newMark()
 	}
-	out.lineage.complete, out.lineage.fresh = !atClient, false // the marks of both copies are compared
+	// The marks of both copies are compared. Another DualStore may have said already that these are all.
+	out.lineage.complete, out.lineage.fresh = out.lineage.complete || !atClient, false
 	s, known := d.seenOf(rec, base)
 	token = rec.Token
 	kept := false
@@ -494,14 +554,13 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	switch {
 	case err == nil:
 		s.oldSeen, s.oldVer = true, rec.Version
-		d.oldHeld(rec, token)
-		return token, true, nil
+		return token, true, d.learnOld(rec, token)
 	case errors.As(err, &conflict):
 		found := *s
 		found.oldSeen, found.oldVer = true, conflict.Current.Version
 		conflict.Current.origin = &found
 		return "", false, err
-	case errors.Is(err, ErrGone), !mayFail(r, oldSide, rec.Revoked, alone):
+	case !mayIgnore(err, r, oldSide, rec.Revoked, alone):
 		return "", false, err
 	}
 	d.figures.Load().oldWriteErrorsIgnored.Add(1)
@@ -517,11 +576,9 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	if s.newSeen {
 		w.expect = s.newVer
 	}
-	token, err := d.forward(ctx, name, w)
+	_, err = d.forward(ctx, name, w)
 	var conflict *ConflictError
 	switch {
-	case err == nil && token != rec.Token:
-		return false, &ConfigError{"New", newAtClient} // a wrapper has hidden that
 	case err == nil:
 		s.newSeen, s.newVer, s.newMarks, s.ended = true, rec.Version, rec.lineage.marks(), rec.Revoked
 		return true, nil
@@ -533,7 +590,7 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	case errors.Is(err, ErrGone):
 		return false, err
 	}
-	ignore := mayFail(r, newSide, rec.Revoked, alone)
+	ignore := mayIgnore(err, r, newSide, rec.Revoked, alone)
 	if rec.Revoked {
 		d.tombstoneFailed(rec, ignore)
 	} else if ignore {
@@ -543,6 +600,22 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 		return false, nil
 	}
 	return false, err
+}
+
+// saveTo writes a record to one side. A new store that returns something else than the token keeps nothing itself, which a
+// wrapper has hidden from NewDualStore.
+func (d *DualStore) saveTo(ctx context.Context, name string, to side, rec *Record, base int64) (token string, err error) {
+	token, err = d.side(to).Save(ctx, name, rec, base)
+	if err == nil && to == newSide && token != rec.Token {
+		return "", &ConfigError{"New", hiddenNew}
+	}
+	return token, err
+}
+
+// mayIgnore reports whether a request goes on although this side has answered a write with an error.
+func mayIgnore(err error, r rules, s side, revoked, alone bool) bool {
+	var wrong *ConfigError
+	return !errors.Is(err, ErrGone) && !errors.As(err, &wrong) && mayFail(r, s, revoked, alone)
 }
 
 func (d *DualStore) side(s side) Store {
@@ -555,19 +628,18 @@ func (d *DualStore) side(s side) Store {
 // forward writes a record over what one store has of it: the expected version, nothing, or an older copy that was left
 // behind when a write failed. A copy newer than base is the change of another request: a conflict.
 func (d *DualStore) forward(ctx context.Context, name string, w write) (token string, err error) {
-	store := d.side(w.to)
 	for ctx.Err() == nil {
 		if w.expect == 0 && w.base != 0 && w.rec.Revoked {
-			if w.expect, err = d.putPlaceholder(ctx, name, store, w); err != nil {
+			if w.expect, err = d.putPlaceholder(ctx, name, w); err != nil {
 				return "", err
 			}
 		}
-		token, err = store.Save(ctx, name, w.rec, w.expect)
+		token, err = d.saveTo(ctx, name, w.to, w.rec, w.expect)
 		switch {
 		case errors.Is(err, ErrGone) && w.expect != 0 && !w.seen:
 			w.expect = 0
 		case errors.Is(err, ErrConflict):
-			current, err := currentOf(ctx, name, store, w.rec, err)
+			current, err := currentOf(ctx, name, d.side(w.to), w.rec, err)
 			if err != nil {
 				return "", err
 			}
@@ -594,14 +666,14 @@ func (d *DualStore) copyOf(rec *Record) *Record {
 	return c
 }
 
-// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect.
-// Without a record there would be no version check, and the tombstone would hide a parallel first write. The
-// placeholder is older than the session that is about to end, so that it wins over no copy.
-func (d *DualStore) putPlaceholder(ctx context.Context, name string, s Store, w write) (int64, error) {
+// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
+// tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
+// placeholder is older than the session that is about to end, so that it counts nowhere.
+func (d *DualStore) putPlaceholder(ctx context.Context, name string, w write) (int64, error) {
 	p := d.copyOf(w.rec)
 	p.lineage.past = w.rec.lineage.past
 	p.Revoked, p.Renewed, p.Version = false, false, max(1, w.base-1)
-	_, err := s.Save(ctx, name, p, 0)
+	_, err := d.saveTo(ctx, name, w.to, p, 0)
 	if errors.Is(err, ErrConflict) {
 		return w.base, nil // the version check will tell
 	}
@@ -668,7 +740,7 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 		if err == nil {
 			continue
 		}
-		ignore := !errors.Is(err, ErrGone) && mayFail(r, to, true, len(sides) == 1)
+		ignore := mayIgnore(err, r, to, true, len(sides) == 1)
 		if to == newSide && !errors.Is(err, ErrGone) {
 			d.tombstoneFailed(rec, ignore)
 		} else if ignore {
