@@ -121,6 +121,9 @@ type gatedStore struct {
 
 func (g *gatedStore) store() sessions.Store { return g.arena.stores[g.name] }
 
+// ClientSide says what a DualStore would learn: every run begins from the same knowledge.
+func (g *gatedStore) ClientSide() bool { return false }
+
 func (g *gatedStore) gate(ctx context.Context, op, key string, do func() error) error {
 	n, ok := ctx.Value(requestKey{}).(int)
 	if !ok {

@@ -1041,7 +1041,7 @@ reads                 1201, of 3 sessions, 0 of them only in the new store
 old store             cookie
 old loads             1201, errors 0, p50 0s, p99 0s
 old writes            4, errors 0, p50 0s, p99 0s
-new store             *sessions_test.checkedStore
+new store             *sessiontest.MemoryStore
 new loads             1201, errors 0, p50 0s, p99 0s
 new writes            4, errors 1, p50 0s, p99 1.6ms
 coverage              1201 found of 1201 asked; recently 100.00%
@@ -1086,7 +1086,7 @@ const goldenReportJSON = `{
     "write_p99": "0s"
   },
   "new": {
-    "store": "*sessions_test.checkedStore",
+    "store": "*sessiontest.MemoryStore",
     "loads": 1201,
     "load_errors": 0,
     "load_p50": "0s",
