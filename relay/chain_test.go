@@ -316,7 +316,7 @@ func TestRevocation_ConfirmWithoutAStore(t *testing.T) {
 	s := newService(t)
 	s.use(newMint(t, relay.EdDSA).good(), func(ctx context.Context, _ sessions.Session) {
 		err := relay.Confirm(ctx)
-		require.ErrorContains(t, err, "VerifierConfig.Confirm is not set")
+		require.ErrorContains(t, err, "Confirm needs VerifierConfig.Confirm")
 		require.NotErrorIs(t, err, sessions.ErrGone)
 	})
 }

@@ -13,10 +13,10 @@ const EventConfirm sessions.EventKind = "confirm"
 // The outcomes that only relay has.
 const (
 	OutcomeInbound  sessions.Outcome = "inbound"   // a client has sent the header to the edge
-	OutcomeReadOnly sessions.Outcome = "read_only" // a change of a session that came by relay, which cannot be made
+	OutcomeReadOnly sessions.Outcome = "read_only" // a change was attempted on a relayed session, which is read-only
 )
 
-// reporter hands out events.
+// reporter emits events.
 type reporter struct {
 	logger  *slog.Logger
 	observe func(context.Context, sessions.Event)
@@ -28,7 +28,7 @@ func (r *reporter) tell(ctx context.Context, e sessions.Event) {
 	}
 }
 
-// report tells, and writes a line for a person to act on.
+// report emits an event, and logs a line for a person to act on.
 func (r *reporter) report(ctx context.Context, level slog.Level, message string, e sessions.Event) {
 	r.tell(ctx, e)
 	logger := r.logger

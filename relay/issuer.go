@@ -19,54 +19,55 @@ import (
 type IssuerConfig struct {
 	_ [0]func()
 
-	// Issuer is who the edge says it is (the claim iss), and TrustDomain who may take its tokens (aud): names that the
-	// services are configured with too, such as "https://shop.example" and "shop". Both required.
+	// Issuer is the name of the edge (the claim iss), and TrustDomain that of the services which accept its tokens
+	// (aud). The services are configured with the same names, such as "https://shop.example" and "shop". Both are
+	// required.
 	Issuer, TrustDomain string
 
-	// Key signs. Required.
+	// Key signs the tokens. Required.
 	Key SigningKey
 
-	// Published are the further keys that [Issuer.Keys] shows: the next one, before it signs, and the last one, until its
-	// tokens have expired.
+	// Published are additional keys that [Issuer.Keys] serves: the next key, before it signs, and the previous one,
+	// until its tokens have expired.
 	Published []PublicKey
 
-	// Hosts are the internal hosts that may have a token: "orders.internal" for each port of it, or
-	// "orders.internal:8080". No patterns.
+	// Hosts are the internal hosts that may receive a token: "orders.internal" for every port, or
+	// "orders.internal:8080" for one. Patterns are not supported. Required.
 	Hosts []string
 
-	// Share names the values that travel: see [Share]. Default none. Everything else stays at the edge. What travels can be
-	// read by whoever sees the token: it is signed, and not encrypted.
+	// Share lists the names of the values that tokens contain: see [Share]. Default none. Everything else stays at the
+	// edge. Anyone who sees a token can read its values: it is signed, not encrypted.
 	Share []string
 
-	// Subject gives the claim sub: the user, in a form that all services know. Default, and if it returns "", is the public
-	// handle of the session.
+	// Subject returns the claim sub: the user, in a form that all services know. The default is the public handle of
+	// the session, which is also used if Subject returns "".
 	Subject func(sessions.Session) string
 
-	// Lifetime is how long a token is good for, so also how long a service goes on after a logout. Default
-	// [DefaultLifetime], at most [MaxLifetime], and at least 2 seconds. Tokens count in whole seconds, and never live longer
-	// than their session.
+	// Lifetime is how long a token is valid, and so how long a service may go on after a logout. Default
+	// [DefaultLifetime], at most [MaxLifetime], at least 2 seconds. Tokens count in whole seconds, and never outlive
+	// their session.
 	Lifetime time.Duration
 
-	// Confirm asks the store whether a session still lives, by its public handle: the method Alive of a
-	// [sessions.RedisStore]. It is asked for requests that go on for longer than half of a Lifetime, as streams do, and
-	// for nothing else. Without it such a request has no token any more when a Lifetime has passed: the session that it
-	// holds may have been ended by another request.
+	// Confirm reports whether the session with a public handle is still alive, such as the method Alive of a
+	// [sessions.RedisStore]. It is called only for requests that run for longer than half a Lifetime, such as streams.
+	// Without it, such a request gets no token once a Lifetime has passed, because another request may have ended its
+	// session.
 	Confirm func(ctx context.Context, sessionID string) (bool, error)
 
-	// Header carries the token. Default [DefaultHeader].
+	// Header is the name of the header that carries the token. Default [DefaultHeader].
 	Header string
 
-	// MaxSize is how many bytes a token may have. Default [DefaultMaxSize]. A call with a longer one fails with
-	// [sessions.ErrTooLarge].
+	// MaxSize is the maximum size of a token in bytes. Default [DefaultMaxSize]. A call that needs a larger one fails
+	// with [sessions.ErrTooLarge].
 	MaxSize int
 
-	// Logger gets a line for each copy of the header that a client has sent. Default slog.Default().
+	// Logger receives a line for each request in which a client has sent the header. Default slog.Default().
 	Logger *slog.Logger
-	// Observe gets the same as an event.
+	// Observe, if set, receives the same as an event.
 	Observe func(context.Context, sessions.Event)
 }
 
-// Share names the keys whose values a token may carry: relay.Share(userID, tenantID).
+// Share returns the names of keys whose values a token may contain: relay.Share(userID, tenantID).
 func Share(keys ...interface{ Name() string }) []string {
 	names := make([]string, len(keys))
 	for i, k := range keys {
@@ -75,7 +76,7 @@ func Share(keys ...interface{ Name() string }) []string {
 	return names
 }
 
-// Issuer makes the tokens, at the edge. Make it with [NewIssuer]. It is safe for concurrent use and must not be copied.
+// Issuer makes tokens at the edge. Create one with [NewIssuer]. It is safe for concurrent use, and must not be copied.
 type Issuer struct {
 	reporter
 	issuer, audience string
@@ -90,7 +91,8 @@ type Issuer struct {
 	maxSize          int
 }
 
-// NewIssuer returns an Issuer. All configuration mistakes are reported at once, as a join of [*sessions.ConfigError].
+// NewIssuer returns an Issuer. It reports all configuration mistakes at once, as an [errors.Join] of
+// [*sessions.ConfigError] values.
 func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 	var bad mistakes
 	i := &Issuer{
@@ -109,17 +111,17 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 		bad.add("MaxSize", "%d is negative", i.maxSize)
 	}
 	if len(i.hosts) == 0 && len(cfg.Hosts) == 0 {
-		bad.add("Hosts", "required: without a host that may have it nobody gets a token")
+		bad.add("Hosts", "required: without hosts, no call gets a token")
 	}
 	published := slices.Clone(cfg.Published)
 	if cfg.Key.signer == nil {
-		bad.add("Key", "required: make one with NewSigningKey, and look at the error that it returned")
+		bad.add("Key", "required: make one with NewSigningKey, and check the error it returned")
 	} else {
 		published = append(published, cfg.Key.public)
 	}
 	if len(published) > 0 {
 		if _, err := newKeyMap(published); err != nil {
-			bad.add("Published", "with Key at the end: %v", err)
+			bad.add("Published", "with Key as the last one: %v", err)
 		} else if i.keys, err = marshalKeys(published); err != nil {
 			bad.add("Published", "%v", err)
 		}
@@ -132,49 +134,50 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 
 func checkParties(issuer, audience string, bad *mistakes) {
 	if issuer == "" {
-		bad.add("Issuer", "required: the name of the edge, the same as at the other side")
+		bad.add("Issuer", "required: the name of the edge, the same for issuer and verifiers")
 	}
 	if audience == "" {
-		bad.add("TrustDomain", "required: the name of what is inside, the same as at the other side")
+		bad.add("TrustDomain", "required: the name of the group of services, the same for issuer and verifiers")
 	}
 }
 
-// click is what the calls of one request to the edge have in common.
+// click is what the calls made for one request to the edge share.
 type click struct {
-	asOf    time.Time // what the session says is no older than this
+	asOf    time.Time // the session was alive at this time or later
 	mu      sync.Mutex
 	txn     string
-	content string // what the token says, but for its times
+	content string // the claims of the token, except for its times
 	token   string
-	renewAt time.Time // half of its life is over
+	renewAt time.Time // when half of its life is over
 	expires time.Time
 }
 
 type clickKey struct{ *Issuer }
 
-// Wrap deletes the header from what comes in, so that nobody outside chooses a token, and lets the calls of one request
-// share one. It belongs outside of the session's middleware: issuer.Wrap(mgr.Wrap(mux)). Wrap panics if next is nil.
+// Wrap returns a handler that deletes the header from incoming requests, so that no client can choose a token, and lets
+// the calls made for one request share a token. It belongs outside the session middleware: issuer.Wrap(mgr.Wrap(mux)).
+// Wrap panics if next is nil.
 func (i *Issuer) Wrap(next http.Handler) http.Handler {
 	if isNil(next) {
 		panic("relay: Wrap: the handler is nil")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = withoutHeader(r, i.header, func() {
-			i.report(r.Context(), slog.LevelWarn, "a client has sent a token of its own", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
-				Detail: i.header + " was deleted before anybody saw it"})
+			i.report(r.Context(), slog.LevelWarn, "a client has sent a token", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
+				Detail: i.header + " was deleted before any handler saw it"})
 		})
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{asOf: time.Now()})))
 	})
 }
 
 // Transport returns a RoundTripper that attaches the token of the session in the request's context to requests for the
-// listed hosts, and to no other, also across redirects. A nil base is http.DefaultTransport without the proxies of the
-// environment.
+// listed hosts, and to no others, also across redirects. A nil base means http.DefaultTransport without the proxies of
+// the environment.
 //
-// Requests for other hosts lose the header, if they had one. A request for a listed host without a session to speak of
-// goes out without a token; one whose session cannot be loaded, or is too large, fails with that error. One whose context
-// is not that of a request which has passed [Issuer.Wrap] fails too: http.NewRequest forgets it,
-// http.NewRequestWithContext does not.
+// The header is deleted from requests for other hosts. A request for a listed host is sent without a token if the
+// session has no values. It fails if the session cannot be loaded or the token is too large. It also fails if its
+// context is not that of a request that passed through [Issuer.Wrap]: http.NewRequest drops the context,
+// http.NewRequestWithContext keeps it.
 func (i *Issuer) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = withoutProxy()
@@ -182,17 +185,18 @@ func (i *Issuer) Transport(base http.RoundTripper) http.RoundTripper {
 	return &transport{base: base, header: i.header, hosts: i.hosts, token: i.Token}
 }
 
-// ErrNotWrapped is returned for a context that is not that of a request which has passed Wrap.
-var ErrNotWrapped = errors.New("relay: the context is not that of a request which has passed Wrap: is the middleware in place, and was the call made with http.NewRequestWithContext(r.Context(), ...)?")
+// ErrNotWrapped means that a context is not that of a request that passed through Wrap.
+var ErrNotWrapped = errors.New("relay: not the context of a request that passed through Wrap: install the middleware, and make calls with http.NewRequestWithContext(r.Context(), ...)")
 
-var errStale = errors.New("relay: the session was read a Lifetime ago, and may have been ended since: set IssuerConfig.Confirm, so that a request which goes on for longer can ask")
+var errStale = errors.New("relay: the session was read a Lifetime ago and may have ended since: set IssuerConfig.Confirm, so that a long request can check")
 
-// Token returns the token of the session in the context, for calls that are not made over [Issuer.Transport]. It is
-// empty for a session without values: that is nobody. The calls of one request get one token, unless the shared values
-// change. No token lives longer than a Lifetime after the request began, unless IssuerConfig.Confirm has been asked since:
-// another request may have ended the session. Errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped],
-// [sessions.ErrGone] if the session has ended since it was loaded, or does within the second, and those of a signer that
-// fails.
+// Token returns the token of the session in the context, for calls that do not use [Issuer.Transport]. It returns ""
+// for a session without values, which is nobody's. All calls made for one request get the same token, unless the shared
+// values change. No token lives longer than a Lifetime after the request began, unless IssuerConfig.Confirm has
+// confirmed the session since, because another request may have ended it.
+//
+// The errors are those of [sessions.Get], [sessions.ErrTooLarge], [ErrNotWrapped], [sessions.ErrGone] if the session
+// has ended since it was loaded or ends within the second, and those of the signer.
 func (i *Issuer) Token(ctx context.Context) (string, error) {
 	c, ok := ctx.Value(clickKey{i}).(*click)
 	if !ok {
@@ -242,13 +246,13 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 		alive, err := i.confirm(ctx, cl.Session)
 		switch {
 		case err != nil:
-			return "", fmt.Errorf("relay: the session cannot be confirmed: %w", err)
+			return "", fmt.Errorf("relay: cannot confirm the session: %w", err)
 		case !alive:
 			return "", sessions.ErrGone
 		}
 		c.asOf = now
 	}
-	// The end of a session that was changed moves on with the clock: that alone makes no other token.
+	// The expiry of a changed session moves with the clock; that alone must not change the token.
 	ends, latest := s.ExpiresAt(), c.asOf.Add(i.lifetime)
 	if string(content) == c.content && now.Before(c.renewAt) && !ends.Before(c.expires) {
 		return c.token, nil
@@ -260,7 +264,7 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	cl.Expires = min(latest.Unix(), cl.Ends)
 	expires := time.Unix(cl.Expires, 0)
 	if !now.Before(expires) {
-		return "", fmt.Errorf("relay: no token would live any longer: %w", sessions.ErrGone)
+		return "", fmt.Errorf("relay: the session expires too soon to issue a token: %w", sessions.ErrGone)
 	}
 	token, err := sign(i.key, &cl, i.maxSize)
 	if err != nil {
@@ -273,8 +277,8 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 	return token, nil
 }
 
-// Keys serves the public keys as a JWK set (RFC 7517), for [NewRemoteKeySet]. Nothing in it is secret. Whoever can answer
-// in its place can mint tokens: serve it where only the inside asks.
+// Keys returns a handler that serves the public keys as a JWK set (RFC 7517), for [NewRemoteKeySet]. The set contains
+// no secret, but anyone who can answer in its place can mint tokens: serve it only on the internal network.
 func (i *Issuer) Keys() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -331,7 +331,7 @@ func TestIssuer_TooLarge(t *testing.T) {
 		require.NoError(t, tenant.Set(s, strings.Repeat("x", 700)))
 		_, err := e.issuer.Token(ctx)
 		require.ErrorIs(t, err, sessions.ErrTooLarge)
-		require.Regexp(t, `the token is \d{4} bytes, MaxSize is 700: share fewer`, err.Error())
+		require.Regexp(t, `the token is \d{4} bytes, more than MaxSize, 700: share fewer`, err.Error())
 		require.NotContains(t, err.Error(), "xx")
 		fmt.Fprintln(&watch, err)
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, nw.servers[0].URL, nil)

@@ -22,7 +22,7 @@ import (
 	"handover.example/sessions"
 )
 
-// Algorithm is how tokens are signed: one for each deployment, never what a token asks for.
+// Algorithm is the signature algorithm of tokens. A deployment has one, and it is never the token that chooses it.
 type Algorithm string
 
 const (
@@ -32,22 +32,22 @@ const (
 	ES256 Algorithm = "ES256"
 )
 
-// ErrUnknownKey is what a [KeySet] returns for a key that it does not have. A token that names it is refused; after any
-// other error the verifier cannot tell, and answers 503.
+// ErrUnknownKey is the error of a [KeySet] that does not have a key. A token that names the key is rejected. After any
+// other error the verifier cannot tell, and responds with 503.
 var ErrUnknownKey = errors.New("relay: no such key")
 
-var errNoKeys = errors.New("relay: the keys of the edge were not fetched yet, and it was tried a moment ago")
+var errNoKeys = errors.New("relay: the edge's keys have not been fetched yet, and the last attempt was a moment ago")
 
-// SigningKey signs tokens. Make it with [NewSigningKey]. It is safe for concurrent use if the key that it was made from
-// is, as those of the standard library are, and prints no secret.
+// SigningKey signs tokens. Create one with [NewSigningKey]. It is safe for concurrent use if its signer is, as those of
+// the standard library are. Printing it shows no secret.
 type SigningKey struct {
 	public PublicKey
 	signer jose.Signer
 }
 
-// NewSigningKey returns the key under its ID, by which verifiers find it: give each key another one, such as the date
-// on which it was made. The signer is an ed25519.PrivateKey for [EdDSA], or an ECDSA key on P-256 for [ES256], in memory
-// or in hardware. A key from a file comes from x509.ParsePKCS8PrivateKey.
+// NewSigningKey returns a key with this ID, by which verifiers find it. Each key needs its own ID, such as the date on
+// which it was made. The signer is an ed25519.PrivateKey for [EdDSA], or an ECDSA key on P-256 for [ES256], in memory
+// or in hardware. To read a key from a file, use x509.ParsePKCS8PrivateKey.
 func NewSigningKey(id string, signer crypto.Signer) (SigningKey, error) {
 	var key crypto.PublicKey
 	switch s := signer.(type) {
@@ -72,15 +72,15 @@ func NewSigningKey(id string, signer crypto.Signer) (SigningKey, error) {
 	return SigningKey{public: public, signer: s}, nil
 }
 
-// Public returns what verifiers need of the key.
+// Public returns the public key, which verifiers need.
 func (k SigningKey) Public() PublicKey { return k.public }
 
 // Format prints the ID of the key, with every verb.
 func (k SigningKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "relay.SigningKey(%s)", k.public.ID) }
 
-// PublicKey verifies tokens. Make it with [NewPublicKey], or with [SigningKey.Public].
+// PublicKey verifies tokens. Create one with [NewPublicKey] or [SigningKey.Public].
 type PublicKey struct {
-	// ID is the kid of the tokens that the key has signed.
+	// ID is the kid of the tokens that the key signs.
 	ID string
 	// Key is an ed25519.PublicKey or an *ecdsa.PublicKey on P-256.
 	Key crypto.PublicKey
@@ -88,7 +88,7 @@ type PublicKey struct {
 	algorithm Algorithm
 }
 
-// NewPublicKey returns the key under its ID.
+// NewPublicKey returns a public key with this ID.
 func NewPublicKey(id string, key crypto.PublicKey) (PublicKey, error) {
 	p := PublicKey{ID: id, Key: key}
 	switch k := key.(type) {
@@ -108,7 +108,7 @@ func NewPublicKey(id string, key crypto.PublicKey) (PublicKey, error) {
 		bad = append(bad, &sessions.ConfigError{Field: "key", Reason: fmt.Sprintf("%T is neither an Ed25519 key nor an ECDSA key on P-256", key)})
 	}
 	if !isKeyID(id) {
-		bad = append(bad, &sessions.ConfigError{Field: "id", Reason: "1 to 64 letters, digits, '.', '_' or '-'"})
+		bad = append(bad, &sessions.ConfigError{Field: "id", Reason: "must be 1 to 64 letters, digits, '.', '_' or '-'"})
 	}
 	return p, errors.Join(bad...)
 }
@@ -123,17 +123,17 @@ func isKeyID(id string) bool {
 	return 1 <= len(id) && len(id) <= 64
 }
 
-// KeySet has the public keys of the edge. Implementations are safe for concurrent use.
+// KeySet holds the public keys of the edge. Implementations must be safe for concurrent use.
 type KeySet interface {
-	// Key returns the key with this ID, or [ErrUnknownKey]. The ID is what a token says: anybody may have chosen it.
+	// Key returns the key with this ID, or [ErrUnknownKey]. The ID comes from a token, so anyone may have chosen it.
 	Key(ctx context.Context, id string) (PublicKey, error)
 }
 
 // keyMap is a KeySet that does not change.
 type keyMap map[string]PublicKey
 
-// NewKeySet returns a KeySet of these keys. To change keys without a refused token give the new one to all services
-// first, then let the edge sign with it, and take the old one away when its last token has expired.
+// NewKeySet returns a KeySet of these keys. To rotate keys without rejecting a token, first add the new key at all
+// services, then let the edge sign with it, and remove the old key when its last token has expired.
 func NewKeySet(keys ...PublicKey) (KeySet, error) {
 	m, err := newKeyMap(keys)
 	if err != nil {
@@ -169,7 +169,7 @@ func (m keyMap) Key(_ context.Context, id string) (PublicKey, error) {
 	return k, nil
 }
 
-// marshalKeys gives the keys as a JWK set (RFC 7517).
+// marshalKeys encodes the keys as a JWK set (RFC 7517).
 func marshalKeys(keys []PublicKey) ([]byte, error) {
 	var set jose.JSONWebKeySet
 	for _, k := range keys {
@@ -178,12 +178,12 @@ func marshalKeys(keys []PublicKey) ([]byte, error) {
 	return json.Marshal(set)
 }
 
-// parseKeys reads a JWK set. Keys for other uses and of other kinds are passed over, as RFC 7517, section 5, asks.
+// parseKeys decodes a JWK set. It ignores keys for other uses and of other kinds, as RFC 7517, section 5, requires.
 func parseKeys(text []byte) (keyMap, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := josejson.Unmarshal(text, &set); err != nil { // which refuses a member that is there twice
+	if err := josejson.Unmarshal(text, &set); err != nil { // unlike encoding/json, it rejects duplicate members
 		return nil, errors.New("not a JWK set")
 	}
 	var keys []PublicKey
@@ -198,7 +198,7 @@ func parseKeys(text []byte) (keyMap, error) {
 		}
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("no key that can be used is in it")
+		return nil, errors.New("the JWK set has no usable key")
 	}
 	return newKeyMap(keys)
 }
@@ -207,23 +207,23 @@ func parseKeys(text []byte) (keyMap, error) {
 type RemoteKeySetConfig struct {
 	_ [0]func()
 
-	// URL is where the edge publishes its keys: [Issuer.Keys]. Required. Use https, unless the network can be trusted not
-	// to answer in the place of the edge: whoever answers mints tokens.
+	// URL is where the edge publishes its keys with [Issuer.Keys]. Required. Use HTTPS unless you trust the network:
+	// anyone who can answer in place of the edge can mint tokens.
 	URL string
-	// Client fetches it. Default: one that waits 5 seconds, uses no proxy and follows no redirect.
+	// Client fetches the keys. The default client has a timeout of 5 seconds, uses no proxy, and follows no redirects.
 	Client *http.Client
 	// Refresh is how old the keys may become before they are fetched again. Default 5 minutes. A new key must be published
 	// for that long before it signs.
 	Refresh time.Duration
-	// Retry is the least time between two fetches, also if tokens name keys that are not there. Default 10 seconds.
+	// Retry is the minimum time between two fetches, even if tokens name unknown keys. Default 10 seconds.
 	Retry time.Duration
-	// Keep is how long keys stay good while the edge does not answer. Default 24 hours. A key that was withdrawn because it
-	// was stolen stays good here for as long, for whoever can keep the edge from answering.
+	// Keep is how long keys stay valid while the edge does not answer. Default 24 hours. If a key is withdrawn because
+	// it was stolen, an attacker who can keep the edge from answering can use the key here for that long.
 	Keep time.Duration
 }
 
-// RemoteKeySet is a [KeySet] that fetches the keys of the edge over HTTP when a token first needs one, and again from
-// time to time. It starts nothing that must be stopped, and is safe for concurrent use.
+// RemoteKeySet is a [KeySet] that fetches the keys of the edge over HTTP when a token first needs one, and refreshes
+// them when they are needed later. It needs no Close, and is safe for concurrent use.
 type RemoteKeySet struct {
 	url                  string
 	client               *http.Client
@@ -234,7 +234,7 @@ type RemoteKeySet struct {
 	fetched  time.Time     // when the keys were fetched
 	tried    time.Time     // when the last fetch began
 	failure  error         // of the last fetch
-	fetching chan struct{} // closed when the fetch that runs has ended; nil if none runs
+	fetching chan struct{} // closed when the running fetch ends; nil if none is running
 }
 
 const (
@@ -242,12 +242,12 @@ const (
 	fetchTimeout  = 5 * time.Second
 )
 
-// NewRemoteKeySet returns a RemoteKeySet. It does not connect. All mistakes are reported at once, as a join of
-// [*sessions.ConfigError].
+// NewRemoteKeySet returns a RemoteKeySet. It does not connect. It reports all configuration mistakes at once, as an
+// [errors.Join] of [*sessions.ConfigError] values.
 func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 	var bad mistakes
 	if u, err := url.Parse(cfg.URL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-		bad.add("URL", "required: an http or https address without a password")
+		bad.add("URL", "required: an http or https URL without user information")
 	}
 	for _, d := range [...]struct {
 		field string
@@ -262,7 +262,7 @@ func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 		}
 	}
 	if cfg.Keep < cfg.Refresh {
-		bad.add("Keep", "%v is less than Refresh, %v: keys would be gone before they are fetched again", cfg.Keep, cfg.Refresh)
+		bad.add("Keep", "%v is less than Refresh, %v: keys would expire before they are fetched again", cfg.Keep, cfg.Refresh)
 	}
 	if err := bad.join(); err != nil {
 		return nil, err
@@ -273,10 +273,11 @@ func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 	return &RemoteKeySet{url: cfg.URL, client: cfg.Client, refresh: cfg.Refresh, retry: cfg.Retry, keep: cfg.Keep}, nil
 }
 
-// Key returns the key with this ID. A key that is there is returned at once; if the keys are due, they are fetched beside
-// that. When they are twice as old as Refresh, because nothing was asked for meanwhile, the fetch is waited for. It implements [KeySet].
+// Key returns the key with this ID. It implements [KeySet]. A known key is returned at once, and if the keys are older
+// than Refresh, they are fetched in the background. If they are twice as old, because no key was needed meanwhile, Key
+// waits for the fetch.
 func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
-	for waited := false; ; waited = true { // once: with a slow edge there is always a next fetch
+	for waited := false; ; waited = true { // wait only once: with a slow edge, another fetch is always running
 		now := time.Now()
 		s.mu.Lock()
 		if now.Sub(s.fetched) >= s.keep {
@@ -285,7 +286,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 		key, ok := s.keys[id]
 		age := now.Sub(s.fetched)
 		wanted := !ok || age >= s.refresh
-		// After a time without requests a key may have been withdrawn: then the fetch is waited for.
+		// After a time without requests, a key may have been withdrawn: wait for the fetch.
 		stale := age >= 2*s.refresh
 		allowed := now.Sub(s.tried) >= s.retry
 		if wanted && allowed && s.fetching == nil && !waited {
@@ -303,7 +304,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 			case <-ctx.Done():
 				return PublicKey{}, ctx.Err()
 			}
-		case failure != nil: // the key may be a new one
+		case failure != nil: // the key may be new
 			return PublicKey{}, failure
 		case keys == nil:
 			return PublicKey{}, errNoKeys
@@ -313,7 +314,7 @@ func (s *RemoteKeySet) Key(ctx context.Context, id string) (PublicKey, error) {
 	}
 }
 
-// fetch gets the keys. Requests wait for it, so it does not end with the one that began it.
+// fetch fetches the keys. Several requests may wait for it, so it does not end with the one that started it.
 func (s *RemoteKeySet) fetch(done chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
@@ -322,7 +323,7 @@ func (s *RemoteKeySet) fetch(done chan struct{}) {
 	defer s.mu.Unlock()
 	s.failure = nil
 	if err != nil {
-		s.failure = fmt.Errorf("relay: the keys of the edge cannot be fetched: %w", err)
+		s.failure = fmt.Errorf("relay: cannot fetch the edge's public keys: %w", err)
 	} else {
 		s.keys, s.fetched = keys, time.Now()
 	}
@@ -341,14 +342,14 @@ func (s *RemoteKeySet) get(ctx context.Context) (keyMap, error) {
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer is %s", res.Status)
+		return nil, fmt.Errorf("the response is %s", res.Status)
 	}
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxKeySetSize+1))
 	if err != nil {
 		return nil, err
 	}
 	if len(text) > maxKeySetSize {
-		return nil, fmt.Errorf("the answer is over %d bytes", maxKeySetSize)
+		return nil, fmt.Errorf("the response is larger than %d bytes", maxKeySetSize)
 	}
 	return parseKeys(text)
 }

@@ -448,7 +448,7 @@ func TestKeys_BadEndpoints(t *testing.T) {
 			_, err = set.Key(t.Context(), "k1")
 			require.Error(t, err)
 			require.NotErrorIs(t, err, relay.ErrUnknownKey)
-			require.ErrorContains(t, err, "the keys of the edge cannot be fetched")
+			require.ErrorContains(t, err, "cannot fetch the edge's public keys")
 			require.Less(t, len(err.Error()), 300, "it does not repeat what it was sent")
 			server.publish(text(good))
 			_, err = set.Key(t.Context(), "k1")

@@ -13,12 +13,12 @@ import (
 	"handover.example/sessions"
 )
 
-// session is the read-only Session of a service. It never changes, so that it needs no lock.
+// session is the read-only Session of a service. It never changes, so it needs no lock.
 type session struct {
 	verifier *Verifier
 	ctx      context.Context // for events
 	claims   *claims         // nil if the request came without a token
-	token    *string         // as it came; a pointer, because what prints a struct around a session does not follow it
+	token    *string         // as received; a pointer, which package fmt does not follow in a struct around a session
 }
 
 func (s *session) ID() string {
@@ -52,7 +52,7 @@ func (s *session) Get(key string, into any) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	// A copy: requests with the same token share what was decoded, and an UnmarshalJSON may write where it reads.
+	// Copy the value: requests with the same token share it, and an UnmarshalJSON may write to its input.
 	if err := json.Unmarshal(bytes.Clone(raw), into); err != nil {
 		return true, fmt.Errorf("relay: the value does not fit %T", into)
 	}
@@ -84,13 +84,13 @@ func (s *session) SetLifetime(time.Duration, bool) { s.refuse("SetLifetime") }
 func (s *session) Renew()                          { s.refuse("Renew") }
 func (s *session) Destroy()                        { s.refuse("Destroy") }
 
-// refuse reports a change whose method has no error to return.
+// refuse reports an attempted change for a method that returns no error.
 func (s *session) refuse(method string) {
 	s.verifier.report(s.ctx, slog.LevelError, "a change was not made", sessions.Event{
 		Kind: sessions.EventCommit, Outcome: OutcomeReadOnly, SessionID: s.ID(), Store: "relay", Err: sessions.ErrReadOnly,
-		Detail: method + " was called on a session that came by relay, and did nothing: change the session at the edge",
+		Detail: method + " did nothing, because a relayed session is read-only: change the session at the edge",
 	})
 }
 
-// Format prints the public handle with every verb: neither the token nor a value gets into a log.
+// Format prints only the public handle, with every verb, so that neither the token nor a value gets into a log.
 func (s *session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session "+s.ID()) }

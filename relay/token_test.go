@@ -615,7 +615,7 @@ func TestP11_TokenErrorsHoldNothingOfTheToken(t *testing.T) {
 		var refused *relay.TokenError
 		require.ErrorAs(t, err, &refused, r.name)
 		require.Equal(t, r.outcome, refused.Outcome, r.name)
-		require.True(t, strings.HasPrefix(err.Error(), "relay: token refused: "), err.Error())
+		require.True(t, strings.HasPrefix(err.Error(), "relay: token rejected: "), err.Error())
 		text := fmt.Sprintf("%v %+v %#v %s", err, err, refused, asJSON(t, refused))
 		for i := 0; i+10 <= len(token); i++ {
 			if strings.Contains(text, token[i:i+10]) {

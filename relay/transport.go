@@ -16,18 +16,18 @@ import (
 	"handover.example/sessions"
 )
 
-// transport attaches a token to requests for listed hosts, and takes it off all others. It decides anew for each request,
-// so also for each hop of a redirect: http.Client repeats the headers that its caller set, not those that are set here.
+// transport attaches a token to requests for listed hosts, and deletes it from all others. It decides for each request,
+// and so for each hop of a redirect: http.Client repeats the headers that its caller set, not those set here.
 type transport struct {
 	base   http.RoundTripper
 	header string
 	hosts  hosts
-	token  func(context.Context) (string, error) // empty: none for this request
+	token  func(context.Context) (string, error) // returns "" if there is none
 }
 
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
-		return t.base.RoundTrip(req) // which says what is wrong
+		return t.base.RoundTrip(req) // returns the error
 	}
 	token := ""
 	if t.hosts.has(req.URL) {
@@ -40,7 +40,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 	}
 	if token != "" || hasHeader(req.Header, t.header) {
-		// Not Clone: a caller may fill in its trailers while the body is read, and a copy would not have them.
+		// Not Clone: a caller may set its trailers while the body is read, and a copy would not have them.
 		req = req.WithContext(req.Context())
 		header := req.Header.Clone()
 		if header == nil {
@@ -55,15 +55,15 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(req)
 }
 
-// CloseIdleConnections does so at the base: http.Client.CloseIdleConnections looks for it.
+// CloseIdleConnections closes those of the base. http.Client.CloseIdleConnections calls it.
 func (t *transport) CloseIdleConnections() {
 	if base, ok := t.base.(interface{ CloseIdleConnections() }); ok {
 		base.CloseIdleConnections()
 	}
 }
 
-// withoutProxy is http.DefaultTransport, but for the proxies of the environment: those are for the world outside, and
-// would see the tokens.
+// withoutProxy returns http.DefaultTransport without the proxies of the environment: those are for the outside world,
+// and would see the tokens.
 func withoutProxy() http.RoundTripper {
 	t, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
@@ -74,10 +74,10 @@ func withoutProxy() http.RoundTripper {
 	return t
 }
 
-// hosts are those that may have a token.
+// hosts are the hosts that may receive a token.
 type hosts map[host]bool
 
-// host is a name in one spelling. Its port is empty for every port.
+// host is a name in canonical form. An empty port stands for every port.
 type host struct{ name, port string }
 
 func newHosts(names []string, bad *mistakes) hosts {
@@ -94,7 +94,7 @@ func newHosts(names []string, bad *mistakes) hosts {
 		case name == "" || strings.Contains(name, ":") && text[0] != '[':
 			bad.add("Hosts", "%q is not a host name or address, with or without a port; an IPv6 address has brackets", text)
 		case port != "" && (err != nil || n == 0):
-			bad.add("Hosts", "%q has no port from 1 to 65535", text)
+			bad.add("Hosts", "%q must have a port from 1 to 65535", text)
 		case port != "":
 			h[host{name, strconv.FormatUint(n, 10)}] = true
 		default:
@@ -104,7 +104,7 @@ func newHosts(names []string, bad *mistakes) hosts {
 	return h
 }
 
-// canonicalName gives one spelling for all of a name or an address.
+// canonicalName returns the canonical form of a name or an address.
 func canonicalName(name string) string {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
 	if addr, err := netip.ParseAddr(name); err == nil {
@@ -126,7 +126,7 @@ func (h hosts) has(u *url.URL) bool {
 	return err == nil && h[host{name, strconv.FormatUint(n, 10)}]
 }
 
-// sameHeader also takes '_' for '-', as many servers behind do.
+// sameHeader compares header names. It treats '_' as '-', as many backend servers do.
 func sameHeader(name, header string) bool {
 	return len(name) == len(header) && strings.EqualFold(strings.ReplaceAll(name, "_", "-"), header)
 }
@@ -148,8 +148,8 @@ func deleteHeader(h http.Header, header string) {
 	}
 }
 
-// withoutHeader gives a request without the header, and the same one if it cannot have it; the caller's own is not
-// changed. It calls found, once, if the header was there, which for a trailer may be when the body has been read.
+// withoutHeader returns a copy of the request without the header, or r itself if it cannot have the header. It does not
+// modify r. If the header was there, it calls found once; for a trailer, that may be when the body has been read.
 func withoutHeader(r *http.Request, header string, found func()) *http.Request {
 	inHeader := hasHeader(r.Header, header)
 	if !inHeader && r.Trailer == nil {
@@ -162,7 +162,7 @@ func withoutHeader(r *http.Request, header string, found func()) *http.Request {
 		deleteHeader(r2.Header, header)
 	}
 	if r.Trailer != nil {
-		// The server fills in the trailers when the body has been read, also those that were not announced, in a map that
+		// When the body has been read, the server sets the trailers, also those that were not announced, in a map that
 		// copies of its request share.
 		inHeader = inHeader || hasHeader(r.Trailer, header)
 		r2.Trailer = r.Trailer.Clone()
@@ -177,7 +177,7 @@ func withoutHeader(r *http.Request, header string, found func()) *http.Request {
 	return r2
 }
 
-// trailerBody hands the trailers on, but for the header, when the body has ended.
+// trailerBody passes the trailers on, except for the header, when the body has ended.
 type trailerBody struct {
 	io.ReadCloser
 	from, to http.Header
@@ -201,7 +201,7 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// checkHeader gives the canonical form of the header's name, or the default.
+// checkHeader returns the canonical form of the header's name, or the default.
 func checkHeader(name string, bad *mistakes) string {
 	if name == "" {
 		return DefaultHeader
@@ -209,14 +209,14 @@ func checkHeader(name string, bad *mistakes) string {
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
 	for i := range len(name) {
 		if c := name[i] | 0x20; !('a' <= c && c <= 'z' || '0' <= name[i] && name[i] <= '9' || name[i] == '-') {
-			bad.add("Header", "letters, digits and '-' only")
+			bad.add("Header", "must have only letters, digits and '-'")
 			return canonical
 		}
 	}
 	switch canonical {
 	case "Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Host", "Content-Length", "Content-Type",
 		"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
-		bad.add("Header", "%s has a meaning of its own", canonical)
+		bad.add("Header", "%s already has a meaning: choose another name", canonical)
 	}
 	return canonical
 }
@@ -230,7 +230,8 @@ func (m *mistakes) add(field, format string, args ...any) {
 
 func (m mistakes) join() error { return errors.Join(m...) }
 
-// isNil sees through an interface to a nil pointer, such as that of a constructor whose error was not looked at.
+// isNil reports whether v is nil or an interface that holds a nil pointer, such as the result of a constructor whose
+// error was not checked.
 func isNil(v any) bool {
 	if v == nil {
 		return true

@@ -17,44 +17,44 @@ import (
 type VerifierConfig struct {
 	_ [0]func()
 
-	// Issuer and TrustDomain are those of the [IssuerConfig]. Both required.
+	// Issuer and TrustDomain are those of the [IssuerConfig]. Both are required.
 	Issuer, TrustDomain string
 
-	// Keys are those of the edge: [NewKeySet] or [NewRemoteKeySet]. Required.
+	// Keys are the public keys of the edge, from [NewKeySet] or [NewRemoteKeySet]. Required.
 	Keys KeySet
 
-	// Algorithm is the one that the edge signs with. Default [EdDSA]. What a token says of it is held against this, and
-	// chooses nothing.
+	// Algorithm is the algorithm that the edge signs with. Default [EdDSA]. A token that names another one is rejected.
 	Algorithm Algorithm
 
-	// Hosts are the internal hosts to which [Verifier.Transport] carries the token on, as in [IssuerConfig].
+	// Hosts are the internal hosts to which [Verifier.Transport] passes the token on, as in [IssuerConfig].
 	Hosts []string
 
-	// Confirm asks the store whether a session still lives, by its public handle: the method Alive of a
-	// [sessions.RedisStore]. It is asked by [Confirm] alone.
+	// Confirm reports whether the session with a public handle is still alive, such as the method Alive of a
+	// [sessions.RedisStore]. Only [Confirm] calls it.
 	Confirm func(ctx context.Context, sessionID string) (bool, error)
 
-	// Header carries the token. Default [DefaultHeader].
+	// Header is the name of the header that carries the token. Default [DefaultHeader].
 	Header string
 
-	// MaxSize is how many bytes a token may have. Default [DefaultMaxSize].
+	// MaxSize is the maximum size of a token in bytes. Default [DefaultMaxSize].
 	MaxSize int
 
-	// CacheSize is how many verified tokens are remembered while they live. Default 10,000; negative is none.
+	// CacheSize is how many verified tokens are cached until they expire. Default 10,000; a negative size disables the
+	// cache.
 	CacheSize int
 
-	// ErrorHandler answers a request whose token is refused (a [*TokenError]) or cannot be checked because the keys cannot
-	// be had (any other error). Default: 401, or 503.
+	// ErrorHandler responds to a request whose token is rejected (a [*TokenError]), or cannot be checked because the
+	// keys cannot be fetched (any other error). By default, the response is 401 or 503.
 	ErrorHandler func(http.ResponseWriter, *http.Request, error)
 
-	// Logger gets a line for each refused token and for each change that a read-only session cannot make. Default
+	// Logger receives a line for each rejected token, and for each attempt to change a read-only session. Default
 	// slog.Default().
 	Logger *slog.Logger
-	// Observe gets these and all others as events.
+	// Observe, if set, receives these and all other events.
 	Observe func(context.Context, sessions.Event)
 }
 
-// Verifier checks the tokens, at a service. Make it with [NewVerifier]. It is safe for concurrent use and must not be
+// Verifier checks tokens at a service. Create one with [NewVerifier]. It is safe for concurrent use, and must not be
 // copied.
 type Verifier struct {
 	reporter
@@ -67,7 +67,8 @@ type Verifier struct {
 	verified *cache
 }
 
-// NewVerifier returns a Verifier. All configuration mistakes are reported at once, as a join of [*sessions.ConfigError].
+// NewVerifier returns a Verifier. It reports all configuration mistakes at once, as an [errors.Join] of
+// [*sessions.ConfigError] values.
 func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	var bad mistakes
 	v := &Verifier{
@@ -82,7 +83,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	}
 	checkParties(cfg.Issuer, cfg.TrustDomain, &bad)
 	if isNil(cfg.Keys) {
-		bad.add("Keys", "required: make one with NewKeySet or NewRemoteKeySet, and look at the error that it returned")
+		bad.add("Keys", "required: make one with NewKeySet or NewRemoteKeySet, and check the error it returned")
 	}
 	if v.algorithm != EdDSA && v.algorithm != ES256 {
 		bad.add("Algorithm", "%q is neither EdDSA nor ES256", string(v.algorithm))
@@ -99,12 +100,11 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	return v, nil
 }
 
-// Wrap verifies the token of each request, so that [sessions.Get] gives the session of the edge to the handler: its ID,
-// its times and the values that the edge shares, read-only. A request without a token has a session with nothing in it,
-// as that of a visitor whom nobody knows. One whose token is refused, or that has several, does not reach the handler.
+// Wrap returns a handler that verifies the token of each request, so that in next, [sessions.Get] returns the session
+// of the edge: its ID, its times and the shared values, read-only. A request without a token has a session without
+// values, like that of an unknown visitor. A request whose token is rejected, or that has several, does not reach next.
 //
-// The handler no longer sees the header: it goes on over [Verifier.Transport], and to nobody else. Wrap panics if next is
-// nil.
+// Next does not see the header: only [Verifier.Transport] passes it on. Wrap panics if next is nil.
 func (v *Verifier) Wrap(next http.Handler) http.Handler {
 	if isNil(next) {
 		panic("relay: Wrap: the handler is nil")
@@ -117,10 +117,10 @@ func (v *Verifier) Wrap(next http.Handler) http.Handler {
 		switch {
 		case errors.As(err, &refused):
 			e.Kind, e.Outcome, e.Detail = sessions.EventReject, refused.Outcome, refused.Detail
-			v.report(r.Context(), slog.LevelWarn, "a token was refused", e)
+			v.report(r.Context(), slog.LevelWarn, "a token was rejected", e)
 		case err != nil:
 			e.Outcome, e.Err = sessions.OutcomeError, err
-			v.report(r.Context(), slog.LevelError, "the keys of the edge cannot be had", e)
+			v.report(r.Context(), slog.LevelError, "cannot fetch the edge's public keys", e)
 		case s.claims == nil:
 			e.Outcome = sessions.OutcomeNone
 			v.tell(r.Context(), e)
@@ -138,8 +138,8 @@ func (v *Verifier) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// relayedKey is the context key of the session that came by relay: a service may have sessions of its own inside, and then
-// [sessions.Get] gives those.
+// relayedKey is the context key of the relayed session. A service may have a Manager of its own inside, and then
+// [sessions.Get] returns that one's session.
 type relayedKey struct{}
 
 func (v *Verifier) session(r *http.Request) (*session, error) {
@@ -163,10 +163,10 @@ func (v *Verifier) session(r *http.Request) (*session, error) {
 		}
 		return &session{verifier: v, claims: c, token: &token}, nil
 	}
-	return nil, refuse(sessions.OutcomeMalformed, "there are %d of them, and nobody knows which one was meant", n)
+	return nil, refuse(sessions.OutcomeMalformed, "the request has %d tokens, where at most one is allowed", n)
 }
 
-// verify gives what a token says, if it is one of ours that lives.
+// verify returns the claims of a token if it is one of ours and has not expired.
 func (v *Verifier) verify(ctx context.Context, token string, now time.Time) (*claims, error) {
 	if len(token) > v.maxSize {
 		_, err := v.parse(token)
@@ -183,7 +183,7 @@ func (v *Verifier) verify(ctx context.Context, token string, now time.Time) (*cl
 	key, err := v.keys.Key(ctx, p.keyID)
 	switch {
 	case errors.Is(err, ErrUnknownKey):
-		return nil, refuse(sessions.OutcomeUnknown, "its key is none of the edge's")
+		return nil, refuse(sessions.OutcomeUnknown, "the edge does not publish its key")
 	case err != nil:
 		return nil, err
 	}
@@ -198,16 +198,16 @@ func (v *Verifier) verify(ctx context.Context, token string, now time.Time) (*cl
 func (v *Verifier) defaultError(w http.ResponseWriter, _ *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-store")
 	if errors.As(err, new(*TokenError)) {
-		w.Header().Set("WWW-Authenticate", v.header) // RFC 9110, section 15.5.2, asks for one
+		w.Header().Set("WWW-Authenticate", v.header) // required by RFC 9110, section 15.5.2
 		http.Error(w, http.StatusText(http.StatusUnauthorized), http.StatusUnauthorized)
 		return
 	}
 	http.Error(w, http.StatusText(http.StatusServiceUnavailable), http.StatusServiceUnavailable)
 }
 
-// Transport returns a RoundTripper that carries the token of the request in the context on to the listed hosts, as it
-// came, and to no other. It does for a service what [Issuer.Transport] does for the edge. A call that is made after the
-// token has expired fails with a [*TokenError], rather than at the next service.
+// Transport returns a RoundTripper that passes the token of the request in the context on to the listed hosts,
+// unchanged, and to no others. It does for a service what [Issuer.Transport] does for the edge. A call made after the
+// token has expired fails here with a [*TokenError], not at the next service.
 func (v *Verifier) Transport(base http.RoundTripper) http.RoundTripper {
 	if base == nil {
 		base = withoutProxy()
@@ -215,8 +215,8 @@ func (v *Verifier) Transport(base http.RoundTripper) http.RoundTripper {
 	return &transport{base: base, header: v.header, hosts: v.hosts, token: v.Token}
 }
 
-// Token returns the token that came with the request of the context, for calls that are not made over
-// [Verifier.Transport]; it is empty if there was none. Errors are [ErrNotWrapped], and a [*TokenError] if it has expired.
+// Token returns the token of the request in the context, for calls that do not use [Verifier.Transport], or "" if the
+// request had none. The errors are [ErrNotWrapped], and a [*TokenError] if the token has expired.
 func (v *Verifier) Token(ctx context.Context) (string, error) {
 	r, ok := ctx.Value(relayedKey{}).(*session)
 	if !ok || r.verifier != v {
@@ -228,8 +228,8 @@ func (v *Verifier) Token(ctx context.Context) (string, error) {
 	return *r.token, v.check(r.claims, time.Now())
 }
 
-// Transaction returns the txn of the token that came with the request of the context, which is the same for all calls
-// that one click led to: for logs. It is empty if there was none.
+// Transaction returns the claim txn of the token of the request in the context, or "" if the request had no token. It
+// is the same for all calls that one click leads to, and is meant for logs.
 func Transaction(ctx context.Context) string {
 	if r, ok := ctx.Value(relayedKey{}).(*session); ok && r.claims != nil {
 		return r.claims.Transaction
@@ -237,17 +237,18 @@ func Transaction(ctx context.Context) string {
 	return ""
 }
 
-// Confirm asks the store whether the session of the context still lives, for a step that must not be taken after a
-// logout: a payment, a change of the password. It costs one read. Errors are [sessions.ErrGone] if the session has been
-// destroyed or renewed, or has ended; [sessions.ErrNotFound] if the request came without one; [ErrNotWrapped]; and any
-// other if the store could not answer: then do not take the step.
+// Confirm checks in the store whether the session of the request in the context is still alive, before a step that must
+// not happen after a logout, such as a payment or a change of password. It costs one read. The error is
+// [sessions.ErrGone] if the session was destroyed or renewed or has expired, [sessions.ErrNotFound] if the request came
+// without a session, and [ErrNotWrapped] if the context is not that of a wrapped request. Any other error means that
+// the store could not answer: do not take the step.
 func Confirm(ctx context.Context) error {
 	r, ok := ctx.Value(relayedKey{}).(*session)
 	switch {
 	case !ok:
 		return ErrNotWrapped
 	case r.verifier.confirm == nil:
-		return errors.New("relay: VerifierConfig.Confirm is not set: there is no store to ask")
+		return errors.New("relay: Confirm needs VerifierConfig.Confirm, which is not set")
 	case r.claims == nil:
 		return sessions.ErrNotFound
 	}
@@ -257,8 +258,8 @@ func Confirm(ctx context.Context) error {
 	switch {
 	case err != nil:
 		e.Outcome = sessions.OutcomeError
-		r.verifier.report(ctx, slog.LevelError, "a session cannot be confirmed", e)
-		return fmt.Errorf("relay: the session cannot be confirmed: %w", err)
+		r.verifier.report(ctx, slog.LevelError, "cannot confirm a session", e)
+		return fmt.Errorf("relay: cannot confirm the session: %w", err)
 	case !alive:
 		e.Outcome = sessions.OutcomeGone
 		r.verifier.tell(ctx, e)
@@ -268,8 +269,8 @@ func Confirm(ctx context.Context) error {
 	return nil
 }
 
-// cache remembers verified tokens by their hash, in two generations: when the younger is full it takes the place of the
-// older. A token that is asked for again goes to the younger one.
+// cache holds verified tokens by their hash, in two generations: when the younger one is full, it replaces the older. A
+// token that is used again moves to the younger one.
 type cache struct {
 	limit        int // of a generation
 	mu           sync.Mutex
