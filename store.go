@@ -105,12 +105,12 @@ func embedded(v reflect.Value) (inner Store, embeds bool) {
 		if !f.Anonymous {
 			continue
 		}
-		isStore, kind := f.Type.Implements(storeType), field.Kind()
+		isStore := f.Type.Implements(storeType)
 		switch {
-		case isStore && kind == reflect.Interface && f.IsExported():
-			inner, _ = field.Interface().(Store)
-			return inner, true
-		case isStore && kind == reflect.Pointer && field.IsNil():
+		case isStore && field.Kind() == reflect.Interface && f.IsExported():
+			inner, embeds = field.Interface().(Store)
+			return inner, embeds // a nil interface is no store: the struct has the methods that it needs, as in a test
+		case isStore && field.Kind() == reflect.Pointer && field.IsNil():
 			return nil, true
 		}
 		if inner, embeds = embedded(field); embeds {

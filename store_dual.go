@@ -546,7 +546,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	if s.oldSeen {
 		w.expect = s.oldVer
 	}
-	if isRecent(s.newVer, d.now()) && !rec.Revoked { // a tombstone's own mark is in the new store already
+	if isRecent(s.newVer, d.now()) {
 		w.beside = s.newMarks
 	}
 	token, err = d.forward(ctx, name, w)
@@ -580,7 +580,10 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	var conflict *ConflictError
 	switch {
 	case err == nil:
-		s.newSeen, s.newVer, s.newMarks, s.ended = true, rec.Version, rec.lineage.marks(), rec.Revoked
+		s.newSeen, s.newVer, s.ended = true, rec.Version, rec.Revoked
+		if !rec.Revoked { // a tombstone ends what led to it: its own mark is in no other copy
+			s.newMarks = rec.lineage.marks()
+		}
 		return true, nil
 	case errors.As(err, &conflict):
 		found := *s
@@ -668,11 +671,11 @@ func (d *DualStore) copyOf(rec *Record) *Record {
 
 // putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
 // tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
-// placeholder is older than the session that is about to end, so that it counts nowhere.
+// placeholder is older than any record, so that it counts nowhere and whoever meets it writes over it.
 func (d *DualStore) putPlaceholder(ctx context.Context, name string, w write) (int64, error) {
-	p := d.copyOf(w.rec)
-	p.lineage.past = w.rec.lineage.past
-	p.Revoked, p.Renewed, p.Version = false, false, max(1, w.base-1)
+	p := w.rec.clone()
+	p.lineage = lineage{}
+	p.Revoked, p.Renewed, p.Version = false, false, 1
 	_, err := d.saveTo(ctx, name, w.to, p, 0)
 	if errors.Is(err, ErrConflict) {
 		return w.base, nil // the version check will tell
