@@ -81,6 +81,9 @@ func TestBrokenStores(t *testing.T) {
 				require.NoError(t, err)
 				return store
 			}
+			if b.cookie != nil {
+				return brokenCookie{newCookieStore(t), b.cookie}
+			}
 			s := &broken{MemoryStore: sessiontest.NewMemoryStore(), kept: map[string]*sessions.Record{}}
 			b.breaks(s)
 			return s
@@ -242,6 +245,7 @@ func copyWith(rec *sessions.Record, value func(key string, raw json.RawMessage) 
 	c := &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
 		Deadline: rec.Deadline, CustomIdle: rec.CustomIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
+		Renewed: rec.Renewed, Presented: rec.Presented,
 	}
 	for key, raw := range rec.Values() {
 		if key, raw = value(key, raw); raw != nil {
@@ -280,6 +284,7 @@ var brokenStores = []struct {
 	fails  []string
 	breaks func(*broken)
 	codec  func(*testing.T) sessions.Codec // of a CookieStore, in place of the other
+	cookie func(*sessions.Record)          // changes what a CookieStore loads, in place of the other
 	races  bool                            // with -race it must run alone, or others would be blamed
 }{
 	{name: "Load forgets the ID", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.ID = "" })},
@@ -293,6 +298,65 @@ var brokenStores = []struct {
 	{name: "Load has one idle timeout for all", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) { r.Idle = 30 * time.Minute })},
 	{name: "times are kept to the second", fails: []string{"a saved record is loaded with every field"}, breaks: loaded(func(r *sessions.Record) {
 		r.Created = r.Created.Truncate(time.Second)
+	})},
+
+	{name: "Load forgets Renewed", fails: []string{"a tombstone of a renewal is kept as one", "Delete of a renewed session is ErrGone and leaves the tombstone"}, breaks: loaded(func(r *sessions.Record) { r.Renewed = false })},
+	{name: "Load takes each tombstone for a renewal", fails: []string{"a tombstone of a renewal is kept as one"}, breaks: loaded(func(r *sessions.Record) { r.Renewed = r.Revoked })},
+	{name: "Load presents the ID", fails: []string{"Load returns what the client presents"}, breaks: loaded(func(r *sessions.Record) { r.Presented = r.ID })},
+	{name: "Load presents another session", fails: []string{"Load returns what the client presents"}, breaks: func(s *broken) {
+		s.load = func(ctx context.Context, name, token string) (*sessions.Record, error) {
+			rec, err := s.MemoryStore.Load(ctx, name, token)
+			if err != nil {
+				return nil, err
+			}
+			other := copyWith(rec, same)
+			other.Token = sessions.NewToken()
+			other.ID, _ = sessions.TokenID(other.Token)
+			rec.Presented, err = s.MemoryStore.Save(ctx, name, other, 0)
+			return rec, err
+		}
+	}},
+	{name: "Presented is kept", fails: []string{"Load returns what the client presents"}, breaks: func(s *broken) {
+		s.save = func(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
+			token, err := s.MemoryStore.Save(ctx, name, rec, base)
+			if err == nil {
+				s.keep(copyWith(rec, same))
+			}
+			return token, err
+		}
+		s.load = func(ctx context.Context, name, token string) (*sessions.Record, error) {
+			rec, err := s.MemoryStore.Load(ctx, name, token)
+			if err == nil && s.recall(token) != nil {
+				rec.Presented = s.recall(token).Presented
+			}
+			return rec, err
+		}
+	}},
+	{name: "a sealed record is not presented", fails: []string{"Load returns what the client presents"}, cookie: func(r *sessions.Record) { r.Presented = "" }},
+
+	{name: "only the fields are kept", fails: []string{"the whole text of a record is kept"}, breaks: saving(func(_ *broken, rec *sessions.Record, base int64) (*sessions.Record, int64) {
+		return copyWith(rec, same), base
+	})},
+	{name: "only the fields are kept of the next version", fails: []string{"the whole text of a record is kept"}, breaks: saving(func(_ *broken, rec *sessions.Record, base int64) (*sessions.Record, int64) {
+		if base != 0 {
+			rec = copyWith(rec, same)
+		}
+		return rec, base
+	})},
+	{name: "Touch keeps only the fields", fails: []string{"the whole text of a record is kept"}, breaks: touching(func(s *broken, rec *sessions.Record) (string, error) {
+		there := s.there(rec)
+		if there == nil || there.Revoked || there.Version != rec.Version || !time.Now().Before(rec.Expires) {
+			return s.MemoryStore.Touch(context.Background(), "", rec)
+		}
+		there.Expires, there.Idle = rec.Expires, rec.Idle
+		return s.force(copyWith(there, same))
+	})},
+	{name: "a conflict shows only the fields", fails: []string{"the whole text of a record is kept"}, breaks: saveFails(func(_ *sessions.Record, err error) error {
+		var found *sessions.ConflictError
+		if errors.As(err, &found) {
+			return &sessions.ConflictError{Current: copyWith(found.Current, same)}
+		}
+		return err
 	})},
 
 	{name: "numbers become floats", fails: []string{"values come back as they were"}, breaks: saving(func(_ *broken, rec *sessions.Record, base int64) (*sessions.Record, int64) {
@@ -798,6 +862,61 @@ var brokenStores = []struct {
 			return nil
 		}
 	}},
+	{name: "Delete takes the tombstone of a renewal away", fails: []string{"Delete of a renewed session is ErrGone and leaves the tombstone"}, breaks: func(s *broken) {
+		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
+			if there := s.there(rec); there != nil && there.Renewed {
+				there.Renewed = false
+				_, err := s.MemoryStore.Save(ctx, name, there, 0)
+				return err
+			}
+			return s.MemoryStore.Delete(ctx, name, rec)
+		}
+	}},
+	{name: "Delete of a renewed session is no error", fails: []string{"Delete of a renewed session is ErrGone and leaves the tombstone", "of a Delete and a parallel renewal one is told that it is too late"}, breaks: func(s *broken) {
+		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
+			if err := s.MemoryStore.Delete(ctx, name, rec); !errors.Is(err, sessions.ErrGone) {
+				return err
+			}
+			return nil
+		}
+	}},
+	{name: "Delete of a renewed session is ErrGone, and done", fails: []string{"Delete of a renewed session is ErrGone and leaves the tombstone"}, breaks: func(s *broken) {
+		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
+			err := s.MemoryStore.Delete(ctx, name, rec)
+			if errors.Is(err, sessions.ErrGone) {
+				there := s.there(rec)
+				there.Renewed = false
+				_, _ = s.MemoryStore.Save(ctx, name, there, 0)
+			}
+			return err
+		}
+	}},
+	{name: "Delete of a destroyed session is ErrGone", fails: []string{"Delete of a destroyed session is not an error"}, breaks: func(s *broken) {
+		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
+			if there := s.there(rec); there != nil && there.Revoked {
+				return sessions.ErrGone
+			}
+			return s.MemoryStore.Delete(ctx, name, rec)
+		}
+	}},
+	{name: "Delete checks first and deletes later", fails: []string{"of a Delete and a parallel renewal one is told that it is too late"}, breaks: func(s *broken) {
+		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
+			if there := s.there(rec); there != nil && there.Renewed {
+				return sessions.ErrGone
+			}
+			time.Sleep(time.Millisecond)
+			if err := s.MemoryStore.Delete(ctx, name, rec); !errors.Is(err, sessions.ErrGone) {
+				return err
+			}
+			return nil
+		}
+	}},
+	{name: "a renewal's tombstone is made of nothing", fails: []string{"of a Delete and a parallel renewal one is told that it is too late"}, breaks: saving(func(s *broken, rec *sessions.Record, base int64) (*sessions.Record, int64) {
+		if rec.Renewed && base != 0 && s.there(rec) == nil {
+			base = 0
+		}
+		return rec, base
+	})},
 	{name: "Delete of nothing is ErrNotFound", fails: []string{"Delete of nothing is not an error"}, breaks: func(s *broken) {
 		s.delete = func(ctx context.Context, name string, rec *sessions.Record) error {
 			if s.there(rec) == nil {
@@ -815,6 +934,20 @@ var brokenStores = []struct {
 		require.NoError(t, err)
 		return oneName{codec}
 	}},
+}
+
+// brokenCookie is a CookieStore whose records are changed on their way out.
+type brokenCookie struct {
+	sessions.Store
+	change func(*sessions.Record)
+}
+
+func (s brokenCookie) Load(ctx context.Context, name, token string) (*sessions.Record, error) {
+	rec, err := s.Store.Load(ctx, name, token)
+	if err == nil {
+		s.change(rec)
+	}
+	return rec, err
 }
 
 // encoding is a Codec that seals nothing.

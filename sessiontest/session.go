@@ -39,8 +39,10 @@ func WithSession(r *http.Request) (*http.Request, *Session) {
 }
 
 // NewSession returns a new Session, for code that takes a [sessions.Session] and no request.
-func NewSession() *Session {
-	manager, err := sessions.New(sessions.Config{Store: NewMemoryStore(), Logger: slog.New(slog.DiscardHandler)})
+func NewSession() *Session { return newSession(NewMemoryStore()) }
+
+func newSession(store *MemoryStore) *Session {
+	manager, err := sessions.New(sessions.Config{Store: store, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		panic(err) // there is nothing in this configuration to get wrong
 	}

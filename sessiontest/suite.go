@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,6 +59,7 @@ var cases = []struct {
 	run  func(*checked)
 }{
 	{"a saved record is loaded with every field", anyStore, testFields},
+	{"Load returns what the client presents", anyStore, testPresented},
 	{"values come back as they were", anyStore, testValues},
 	{"a record without values is kept", anyStore, testNoValues},
 	{"a big record is kept, or refused with ErrTooLarge", anyStore, testBig},
@@ -76,6 +78,7 @@ var cases = []struct {
 	{"a changed sealed token is ErrNotFound", atClient, testSealTampered},
 
 	{"the cookie name does not matter", onServer, testIgnoresName},
+	{"the whole text of a record is kept", onServer, testText},
 	{"Save with base 0 does not replace a record", onServer, testCreateTaken},
 	{"Save with base 0 is won by one of many", onServer, testCreateRace},
 	{"Save with the right base replaces the record", onServer, testSaveRight},
@@ -88,6 +91,7 @@ var cases = []struct {
 	{"a tombstone stops every late write", onServer, testTombstoneStops},
 	{"a tombstone stops a late write of the same version", onServer, testTombstoneSameVersion},
 	{"a tombstone expires", onServer, testTombstoneExpires},
+	{"a tombstone of a renewal is kept as one", onServer, testRenewed},
 	{"Touch moves the expiry, and the idle timeout with it, and nothing else", onServer, testTouch},
 	{"Touch renews the lifetime", onServer, testTouchRenews},
 	{"Touch into the past keeps nothing alive", onServer, testTouchPast},
@@ -95,6 +99,9 @@ var cases = []struct {
 	{"Touch never creates", onServer, testTouchMissing},
 	{"Delete removes the record, whatever its version", onServer, testDelete},
 	{"Delete of nothing is not an error", onServer, testDeleteMissing},
+	{"Delete of a destroyed session is not an error", onServer, testDeleteDestroyed},
+	{"Delete of a renewed session is ErrGone and leaves the tombstone", onServer, testDeleteRenewed},
+	{"of a Delete and a parallel renewal one is told that it is too late", onServer, testDeleteBesideRenewal},
 	{"parallel writers lose nothing", onServer, testParallelWriters},
 	{"parallel writers cannot bring back what was destroyed", onServer, testParallelDestroy},
 }
@@ -130,7 +137,36 @@ func blank(rec *sessions.Record) *sessions.Record {
 	return &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
 		Deadline: rec.Deadline, CustomIdle: rec.CustomIdle, Persistent: rec.Persistent, Secure: rec.Secure, Revoked: rec.Revoked,
+		Renewed: rec.Renewed, Presented: rec.Presented,
 	}
+}
+
+// written returns a record that a Manager has written more than once. Its text tells which writes they were, and its
+// fields do not.
+func written(t *testing.T) *sessions.Record {
+	t.Helper()
+	store := NewMemoryStore()
+	s := newSession(store)
+	for i := range 3 {
+		if err := errors.Join(s.Set("n", i), s.Commit()); err != nil {
+			t.Fatalf("a session in memory: %v", err)
+		}
+	}
+	rec, err := store.Load(t.Context(), cookieName, s.cookie.Value)
+	if err != nil {
+		t.Fatalf("a session in memory: %v", err)
+	}
+	like := newRecord()
+	rec.Idle, rec.Expires, rec.Deadline = like.Idle, like.Expires, like.Deadline
+	return rec
+}
+
+// presents returns what the client presents for a record.
+func presents(rec *sessions.Record) string {
+	if rec.Presented != "" {
+		return rec.Presented
+	}
+	return rec.Token
 }
 
 // following gives the next version of a record.
@@ -171,8 +207,8 @@ func (s *checked) Save(ctx context.Context, name string, rec *sessions.Record, b
 	given := copyOf(rec)
 	token, err := s.store.Save(ctx, name, rec, base)
 	s.look("Save", err, given.Token, given)
-	if diff := difference(rec, given); diff != "" {
-		s.t.Errorf("Save changed the record that it was given: %s", diff)
+	if diff := difference(rec, given); diff != "" || rec.Presented != given.Presented {
+		s.t.Errorf("Save changed the record that it was given: %s", cmp.Or(diff, "Presented is another"))
 	}
 	return token, err
 }
@@ -181,8 +217,8 @@ func (s *checked) Touch(ctx context.Context, name string, rec *sessions.Record) 
 	given := copyOf(rec)
 	token, err := s.store.Touch(ctx, name, rec)
 	s.look("Touch", err, given.Token, given)
-	if diff := difference(rec, given); diff != "" {
-		s.t.Errorf("Touch changed the record that it was given: %s", diff)
+	if diff := difference(rec, given); diff != "" || rec.Presented != given.Presented {
+		s.t.Errorf("Touch changed the record that it was given: %s", cmp.Or(diff, "Presented is another"))
 	}
 	return token, err
 }
@@ -223,8 +259,8 @@ func (s *checked) create(rec *sessions.Record) (token string) {
 	return token
 }
 
-// want checks that the token loads this record.
-func (s *checked) want(when, token string, want *sessions.Record) {
+// want checks that the token loads this record, and returns it.
+func (s *checked) want(when, token string, want *sessions.Record) *sessions.Record {
 	s.t.Helper()
 	got, err := s.Load(s.t.Context(), cookieName, token)
 	if err != nil {
@@ -233,6 +269,7 @@ func (s *checked) want(when, token string, want *sessions.Record) {
 	if diff := difference(got, want); diff != "" {
 		s.t.Fatalf("Load %s: not the record that must be there: %s", when, diff)
 	}
+	return got
 }
 
 // wantNone checks that the token loads nothing.
@@ -371,7 +408,7 @@ func (s *checked) awaitGone(token string, expires time.Time) {
 func await(when time.Time) { time.Sleep(time.Until(when) + 20*time.Millisecond) }
 
 // difference says in which fields two records differ; empty if they do not. Values are compared as JSON, numbers by
-// their digits.
+// their digits. Presented is not compared: a store sets it in Load.
 func difference(got, want *sessions.Record) string {
 	var diffs []string
 	note := func(field string, got, want any) {
@@ -400,7 +437,7 @@ func difference(got, want *sessions.Record) string {
 	for _, f := range [...]struct {
 		name      string
 		got, want bool
-	}{{"CustomIdle", got.CustomIdle, want.CustomIdle}, {"Persistent", got.Persistent, want.Persistent}, {"Secure", got.Secure, want.Secure}, {"Revoked", got.Revoked, want.Revoked}} {
+	}{{"CustomIdle", got.CustomIdle, want.CustomIdle}, {"Persistent", got.Persistent, want.Persistent}, {"Secure", got.Secure, want.Secure}, {"Revoked", got.Revoked, want.Revoked}, {"Renewed", got.Renewed, want.Renewed}} {
 		if f.got != f.want {
 			note(f.name, f.got, f.want)
 		}
@@ -455,6 +492,56 @@ func testFields(s *checked) {
 		want := copyOf(rec)
 		s.want("of what was saved", s.create(rec), want)
 	}
+}
+
+// testPresented checks what the Manager goes by: it sends the client what the record presents, if that is not what the client
+// has presented.
+func testPresented(s *checked) {
+	rec := newRecord()
+	check := func(when, token string, want *sessions.Record) {
+		s.t.Helper()
+		got := s.want(when, token, want)
+		switch wanted := presents(got); wanted {
+		case token:
+		case want.Presented:
+			s.t.Fatalf("Load %s: Presented is that of the record which was given to Save: it is no part of what is stored", when)
+		default: // the store wants the client to present something else from now on
+			again, err := s.Load(s.t.Context(), cookieName, wanted)
+			if err != nil || again.ID != got.ID {
+				s.t.Fatalf("Load %s: Presented (or Token, if it is empty) is neither what was presented nor anything else that "+
+					"loads the record: the Manager would send it to the client, and the session would be lost", when)
+			}
+		}
+		text, err := got.MarshalJSON()
+		if err != nil {
+			s.t.Fatalf("MarshalJSON of a record that was loaded: %v", err)
+		}
+		for _, credential := range []string{got.Token, got.Presented, token} {
+			if credential != "" && bytes.Contains(text, []byte(credential)) {
+				s.t.Fatalf("MarshalJSON of a record that was loaded holds what the client presents for it: a store would keep a credential")
+			}
+		}
+	}
+	token := s.create(copyOf(rec))
+	check("of what was saved", token, rec)
+	rec.Version++
+	rec.Presented = token // where it is that, the Manager gives it back so
+	for range 2 {
+		next, err := s.Save(s.t.Context(), cookieName, copyOf(rec), rec.Version-1)
+		if err != nil {
+			s.t.Fatalf("Save of the next version: %v", err)
+		}
+		check("of what was saved again", next, rec)
+		rec.Version++
+		rec.Presented = sessions.NewToken() // means nothing
+	}
+	rec.Version--
+	rec.Expires = rec.Expires.Add(time.Minute)
+	touched, err := s.Touch(s.t.Context(), cookieName, copyOf(rec))
+	if err != nil {
+		s.t.Fatalf("Touch: %v", err)
+	}
+	check("of what was touched", touched, rec)
 }
 
 func testValues(s *checked) {
@@ -713,6 +800,57 @@ func testIgnoresName(s *checked) {
 	}
 }
 
+// testText compares what no field shows.
+func testText(s *checked) {
+	rec := written(s.t)
+	// text returns the two parts of the text, as if the record had not been touched.
+	text := func(of *sessions.Record) (head, values string) {
+		s.t.Helper()
+		c := *of
+		c.Idle, c.Expires = rec.Idle, rec.Expires
+		all, err := c.MarshalJSON()
+		var parts [2]json.RawMessage
+		if err = errors.Join(err, json.Unmarshal(all, &parts), json.Unmarshal(parts[0], &head)); err != nil {
+			s.t.Fatalf("MarshalJSON: %v", err)
+		}
+		return head, string(parts[1])
+	}
+	check := func(when string, got, want *sessions.Record) {
+		s.t.Helper()
+		head, values := text(got)
+		wantHead, wantValues := text(want)
+		// A RedisStore adds to the writes that led to the record one that it has made itself.
+		if !strings.HasPrefix(head, wantHead) || values != wantValues {
+			s.t.Fatalf("the text of %s is not the one that was saved: keep the whole text of Record.MarshalJSON, which holds more than the "+
+				"fields; without it a DualStore loses changes", when)
+		}
+	}
+	given := *rec
+	s.create(&given)
+	got := s.want("of a record that was written several times", rec.Token, rec)
+	check("a record that was loaded", got, rec)
+
+	touched := copyOf(rec) // of the fields alone
+	touched.Idle, touched.Expires = 31*time.Minute, rec.Expires.Add(time.Minute)
+	s.touch("of that record", touched)
+	next := s.want("after Touch", rec.Token, touched)
+	check("a record that was touched", next, got)
+
+	base := next.Version
+	next.Version++
+	next.SetValue("n", json.RawMessage(`"`+secret+`"`))
+	given = *next
+	s.save("of what was loaded", &given, base)
+	got = s.want("after the second Save", rec.Token, next)
+	check("a record that was saved again", got, next)
+
+	err := s.saveErr("with a base that was replaced", following(rec), rec.Version, sessions.ErrConflict)
+	var found *sessions.ConflictError
+	if errors.As(err, &found) && found.Current != nil {
+		check("ConflictError.Current", found.Current, got)
+	}
+}
+
 func testCreateTaken(s *checked) {
 	first := newRecord()
 	s.create(first)
@@ -913,6 +1051,39 @@ func testTombstoneExpires(s *checked) {
 	s.awaitGone(rec.Token, dead.Expires)
 }
 
+// renewal gives what takes the place of a renewed session.
+func renewal(rec *sessions.Record) *sessions.Record {
+	stone := tombstone(rec)
+	stone.Renewed = true
+	return stone
+}
+
+// wantRenewal checks that the token loads the tombstone of a renewal.
+func (s *checked) wantRenewal(when, token string, want bool) {
+	s.t.Helper()
+	s.wantTombstone(when, token)
+	rec, err := s.Load(s.t.Context(), cookieName, token)
+	if err != nil || rec.Renewed != want {
+		s.t.Fatalf("Load %s: a tombstone with Renewed %v, error %v; want %v", when, rec != nil && rec.Renewed, err, want)
+	}
+}
+
+func testRenewed(s *checked) {
+	for _, based := range []bool{false, true} {
+		for renewed, stone := range map[bool]func(*sessions.Record) *sessions.Record{false: tombstone, true: renewal} {
+			rec := newRecord()
+			s.create(rec)
+			var base int64
+			if based {
+				base = rec.Version
+			}
+			what := fmt.Sprintf("of a tombstone with Renewed %v and base %d", renewed, base)
+			s.save(what, stone(rec), base)
+			s.wantRenewal("after Save "+what, rec.Token, renewed)
+		}
+	}
+}
+
 func testTouch(s *checked) {
 	rec := newRecord()
 	rec.Persistent, rec.CustomIdle = true, true
@@ -1012,19 +1183,71 @@ func testTouchMissing(s *checked) {
 func testDelete(s *checked) {
 	other := newRecord()
 	s.create(other)
+	for what, than := range map[string]int64{"an older version": -1, "the version that is there": 0, "a newer version": 1} {
+		rec := newRecord()
+		s.create(rec)
+		there := following(rec)
+		s.save("of a newer version", there, rec.Version)
+		given := copyOf(there)
+		given.Version += than
+		if err := s.Delete(s.t.Context(), cookieName, given); err != nil {
+			s.t.Fatalf("Delete with %s: %v; want success, Delete does not look at the version", what, err)
+		}
+		s.wantEnded("after Delete with "+what, rec.Token)
+		s.want("of another record, after Delete", other.Token, other)
+
+		late := following(there)
+		s.saveErr("with a base, after Delete", late, there.Version, sessions.ErrGone)
+		s.wantEnded("after a late Save of a deleted record", rec.Token)
+	}
+}
+
+func testDeleteDestroyed(s *checked) {
 	rec := newRecord()
 	s.create(rec)
-	newer := following(rec)
-	s.save("of a newer version", newer, rec.Version)
-	if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
-		s.t.Fatalf("Delete with an older version: %v; want success, Delete does not look at the version", err)
+	s.save("of a tombstone", tombstone(rec), rec.Version)
+	for range 2 {
+		if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
+			s.t.Fatalf("Delete of a session that was destroyed: %v; want success: it has ended, as the caller wants", err)
+		}
+		s.wantEnded("after Delete of a session that was destroyed", rec.Token)
 	}
-	s.wantEnded("after Delete", rec.Token)
-	s.want("of another record, after Delete", other.Token, other)
+}
 
-	late := following(newer)
-	s.saveErr("with a base, after Delete", late, newer.Version, sessions.ErrGone)
-	s.wantEnded("after a late Save of a deleted record", rec.Token)
+func testDeleteRenewed(s *checked) {
+	rec := newRecord()
+	s.create(rec)
+	stone := renewal(rec)
+	s.save("of the tombstone of a renewal", copyOf(stone), rec.Version)
+	for what, given := range map[string]*sessions.Record{"the version before": rec, "the version of the tombstone": stone, "a later version": following(stone)} {
+		err := s.Delete(s.t.Context(), cookieName, copyOf(given))
+		s.wantErr("Delete of a session that was renewed, with "+what, err, sessions.ErrGone)
+		s.wantRenewal("after Delete of a session that was renewed", rec.Token, true)
+	}
+}
+
+// testDeleteBesideRenewal races a logout against a renewal. If both succeeded the session would live on under its new token,
+// and the user believe to be logged out.
+func testDeleteBesideRenewal(s *checked) {
+	for round := range 50 {
+		rec := newRecord()
+		s.create(rec)
+		var deleted, renewed error
+		parallel(2, func(i int) {
+			if i == round%2 { // the one that was started last mostly runs first
+				deleted = s.Delete(s.t.Context(), cookieName, copyOf(rec))
+			} else {
+				_, renewed = s.Save(s.t.Context(), cookieName, renewal(rec), rec.Version)
+			}
+		})
+		switch {
+		case deleted == nil && errors.Is(renewed, sessions.ErrGone), renewed == nil && errors.Is(deleted, sessions.ErrGone):
+		default:
+			s.t.Fatalf("Delete beside Save of the tombstone of a renewal: %v, and %v; want success for one of them, and ErrGone for the "+
+				"other: in each of them the check and the write must be one step", deleted, renewed)
+		}
+		s.wantEnded("after Delete beside a renewal", rec.Token)
+	}
 }
 
 func testDeleteMissing(s *checked) {
