@@ -182,6 +182,28 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
+// The text that a store on a server keeps has neither what the client presents nor what it is made of.
+func TestP11_RecordTextHasNoCredential(t *testing.T) {
+	for _, revoked := range []bool{false, true} {
+		r := testRecord("a", "b")
+		r.Presented, r.Revoked, r.Renewed = "what the client presents", revoked, revoked
+		r.lineage.mark = newMark()
+		text, err := json.Marshal(r)
+		require.NoError(t, err)
+		require.Contains(t, string(text), r.ID)
+		require.NotContains(t, string(text), r.Token)
+		require.NotContains(t, string(text), r.Presented)
+
+		read := &Record{Token: "its token", Presented: "not this"}
+		require.NoError(t, json.Unmarshal(text, read))
+		require.Equal(t, "its token", read.Token)
+		require.Empty(t, read.Presented, "it is for Load to set")
+		require.Equal(t, revoked, read.Renewed)
+		require.NotContains(t, fmt.Sprintf("%v %+v %#v", r, r, *r), r.Presented)
+		require.NotContains(t, string(r.appendSealed(nil)), r.Presented)
+	}
+}
+
 func TestRecordCapsWhatDoesNotFit(t *testing.T) {
 	r := testRecord()
 	r.Version, r.Created, r.Idle = math.MaxInt64, time.Time{}, math.MaxInt64
