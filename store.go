@@ -149,10 +149,11 @@ func maxTTL(s Store) time.Duration {
 	return math.MaxInt64
 }
 
-// isClientSide reports whether the client's cookie holds the records of a store, and whether the store says so or not.
-func isClientSide(s Store) (clientSide, says bool) {
-	c, says := storeAs[interface{ ClientSide() bool }](s)
-	return says && c.ClientSide(), says
+// isClientSide reports whether the client's cookie holds the records of a store, and whether that is declared: by a
+// ClientSide method.
+func isClientSide(s Store) (clientSide, declared bool) {
+	c, declared := storeAs[interface{ ClientSide() bool }](s)
+	return declared && c.ClientSide(), declared
 }
 
 // sameRecords reports whether two stores write the same records.

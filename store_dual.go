@@ -76,9 +76,9 @@ type DualStoreConfig struct {
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
-	oldSays      bool        // the old store says whether the client holds its records
+	declared     bool        // the old store has a ClientSide method: nothing is to be learned
 	atClient     atomic.Bool // the client holds the old store's records, and nobody else writes them
-	onServer     atomic.Bool // the old store, which does not say so, was seen to keep its records itself
+	onServer     atomic.Bool // the old store was seen to keep its records itself
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -129,9 +129,9 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 		checkRevoked: cfg.CheckRevoked, fallback: cfg.FallbackOnError, adoptUntil: cfg.AdoptUntil,
 		readOld: cfg.ReadOldFraction, compare: cfg.CompareFraction, now: time.Now,
 	}
-	atClient, says := isClientSide(cfg.Old)
+	atClient, declared := isClientSide(cfg.Old)
 	d.atClient.Store(atClient)
-	d.oldSays = says
+	d.declared = declared
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
 	d.SetPhase(cfg.Phase)
 	return d, nil
@@ -215,11 +215,11 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// learnOld notes what the old store shows of itself, if it does not say so: what the client presents is the token, or else
-// the record, sealed. rec has come from the old store, or was written to it.
+// learnOld notes what the old store shows of itself where no ClientSide method can be seen: what the client presents is the
+// token, or else the record, sealed. rec has come from the old store, or was written to it.
 func (d *DualStore) learnOld(rec *Record, presents string) error {
 	switch {
-	case d.oldSays || presents == "":
+	case d.declared || presents == "":
 	case presents != rec.Token && d.madeByAnother(rec):
 		return &ConfigError{"Old", fromClient}
 	case d.atClient.Load() || d.onServer.Load():
@@ -452,8 +452,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 }
 
 // present returns what the client should present for a record: what the old store wants while both stores are written, the
-// token alone after that. A store that does not say whether the client holds its records is asked to touch one that it does
-// not have: only if the client holds them will it seal it. Nothing is ever created by that.
+// token alone after that. As long as it is not known where the old store keeps its records, it is asked to touch one that it
+// does not have: it returns the record sealed only if the client holds them. Nothing is created by that.
 func (d *DualStore) present(ctx context.Context, name, presented string, r rules, c *copies, rec *Record) string {
 	switch {
 	case !r.writeOld:
@@ -464,7 +464,7 @@ func (d *DualStore) present(ctx context.Context, name, presented string, r rules
 		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
 			return sealed
 		}
-	case !d.oldSays && !d.onServer.Load() && errors.Is(c.oldErr, ErrNotFound):
+	case !d.declared && !d.onServer.Load() && errors.Is(c.oldErr, ErrNotFound):
 		sealed, err := d.old.Touch(ctx, name, rec)
 		switch {
 		case err == nil && d.learnOld(rec, sealed) == nil:

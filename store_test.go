@@ -219,6 +219,31 @@ func TestP19_WrappedStoreOfAManager(t *testing.T) {
 	}
 }
 
+// A DualStore conforms whatever is around its stores, and whatever it has to find out by itself.
+func TestP19_DualStoreConformsOverWrappedStores(t *testing.T) {
+	t.Parallel()
+	for _, w := range wrappings {
+		if w.name == "bare" || w.extra {
+			continue
+		}
+		for kind, old := range map[string]func(t *testing.T) sessions.Store{
+			"cookie": func(t *testing.T) sessions.Store { return cookieStoreWith(t, secretA) },
+			"memory": func(*testing.T) sessions.Store { return sessiontest.NewMemoryStore() },
+		} {
+			for _, phase := range dualPhases {
+				t.Run(fmt.Sprintf("%s/%s/%v", w.name, kind, phase), func(t *testing.T) {
+					t.Parallel()
+					sessiontest.TestStore(t, func(t *testing.T) sessions.Store {
+						d, err := newDual(w.wrap(old(t)), w.wrap(sessiontest.NewMemoryStore()), phase)
+						require.NoError(t, err)
+						return w.wrap(d)
+					})
+				})
+			}
+		}
+	}
+}
+
 // eachWrappedPair runs a subtest for each pair of stores and each way to wrap both. Unless HANDOVER_LONG is set, one of
 // them is not nested, a test that is slow gets none that is, and fewer ways to wrap them.
 func eachWrappedPair(t *testing.T, slow bool, test func(t *testing.T, old, new wrappedKind, w wrapping)) {
@@ -610,7 +635,7 @@ func TestP19_MaxTTL(t *testing.T) {
 	}
 }
 
-// Reads keep a session alive, one touch in an eighth of what the store can keep, whoever hides that.
+// Reads keep a session alive with one touch in an eighth of what the store can keep, also where that is hidden.
 func TestP19_SlidesInAWrapper(t *testing.T) {
 	eachWrapping(t, func(t *testing.T, w wrapping) {
 		synctest.Test(t, func(t *testing.T) {
