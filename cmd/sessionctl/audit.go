@@ -10,19 +10,19 @@ import (
 	"handover.example/sessions/internal/texttable"
 )
 
-const auditHelp = `sessionctl audit: does every session key have a TTL?
+const auditHelp = `sessionctl audit: check whether every session key has a TTL
 
-  sessionctl audit -redis redis.internal:6379               look; nothing is changed
+  sessionctl audit -redis redis.internal:6379               check; change nothing
   sessionctl audit -redis redis.internal:6379 -fix -ttl 14d give the keys without a TTL one of 14 days
 
-It walks the keys under the prefix in small steps: some 5 seconds of the server's time for each million keys in the
-database, never more than about a millisecond at once. Exit code 1 if keys without a TTL are left.
+It walks the keys under the prefix in small steps: about 5 seconds of server time per million keys in the database,
+never more than about a millisecond at once. Exit code 1 if keys without a TTL are left.
 
 What to do
-  -fix              give each key under the prefix that has no TTL the one of -ttl; TTLs that there are stay as they
-                    are. Keys of others under the same prefix get one too, and so go away one day
-  -ttl TIME         how long those keys have left, as 14d, 36h or 30m: the longest that a session may live
-  -json             the figures as JSON
+  -fix              give each key under the prefix that has no TTL the one of -ttl; existing TTLs do not change.
+                    Keys of other programs under the same prefix get one too, and so will expire
+  -ttl TIME         the TTL to set, such as 14d, 36h or 30m: the longest that a session may live
+  -json             print the figures as JSON
 
 ` + redisHelp + "\n" + exitHelp
 
@@ -37,17 +37,17 @@ func audit(ctx context.Context, c *call) error {
 	if rest, err := c.parse(flags); err != nil {
 		return err
 	} else if len(rest) > 0 {
-		return misused("", "audit takes flags only")
+		return misused("", "audit takes only flags")
 	}
 	ttlGiven := false
 	flags.Visit(func(f *flag.Flag) { ttlGiven = ttlGiven || f.Name == "ttl" })
 	switch {
 	case *fix && !ttlGiven:
-		return misused("Say how long the keys have left: the longest that a session may live, such as -ttl 14d.", "-fix needs -ttl")
+		return misused("Give the longest that a session may live, such as -ttl 14d.", "-fix needs -ttl")
 	case ttlGiven && time.Duration(ttl) < time.Second:
-		return misused("Such a TTL would end the sessions at once.", "-ttl is less than a second")
+		return misused("Such a TTL would end the sessions at once.", "-ttl must be at least a second")
 	case !ttlGiven:
-		ttl = days(time.Hour) // Audit needs none
+		ttl = days(time.Hour) // Audit does not use it
 	}
 	if err := s.connect(ctx); err != nil {
 		return err
@@ -58,7 +58,7 @@ func audit(ctx context.Context, c *call) error {
 		return err
 	}
 
-	most := int64(0) // how many keys there are, of whatever prefix
+	most := int64(0) // the number of keys, with any prefix
 	if h, err := store.Check(ctx); err == nil {
 		most = h.Keys
 	}
@@ -74,7 +74,7 @@ func audit(ctx context.Context, c *call) error {
 		if a.Keys == 0 {
 			return s.explain(err)
 		}
-		fmt.Fprintln(c.stderr, "The walk did not come to its end: the figures are those up to there.")
+		fmt.Fprintln(c.stderr, "The audit did not finish: the figures are those up to that point.")
 	}
 
 	left := a.KeysWithoutTTL - a.Repaired
@@ -125,10 +125,10 @@ func printAudit(c *call, a sessions.RedisAudit, fix bool, ttl, took time.Duratio
 		t.Row("TTLs", "%s", ttls)
 	}
 	if a.Foreign > 0 {
-		t.Row("foreign", "%s not named as this library names its own: something else writes under this prefix as well", count(a.Foreign, "key is", "keys are"))
+		t.Row("foreign", "%s not named by this library: another program uses the prefix as well", count(a.Foreign, "key is", "keys are"))
 	}
 	if a.Skipped > 0 {
-		t.Row("skipped", "%s on the way to another node: run it again", count(a.Skipped, "key was", "keys were"))
+		t.Row("skipped", "%s moving to another node: run it again", count(a.Skipped, "key was", "keys were"))
 	}
 	if !fix || a.Repaired < a.KeysWithoutTTL {
 		for i, id := range a.SessionIDs {
@@ -146,14 +146,14 @@ func printAuditVerdict(c *call, a sessions.RedisAudit, fix bool) {
 	left := a.KeysWithoutTTL - a.Repaired
 	switch {
 	case a.Keys == 0:
-		fmt.Fprintln(c.stdout, "No key begins with this prefix. Are -prefix and the number of the database right?")
+		fmt.Fprintln(c.stdout, "No key has this prefix. Are -prefix and the database number right?")
 	case a.KeysWithoutTTL == 0:
 		fmt.Fprintln(c.stdout, "Every key has a TTL.")
 	case left <= 0:
 		fmt.Fprintln(c.stdout, "Every key has a TTL now.")
 	case fix:
-		fmt.Fprintln(c.stdout, wrap(count(left, "key", "keys")+" could not be given a TTL, or had one by then. Run it again to see.", ""))
+		fmt.Fprintln(c.stdout, wrap(count(left, "key", "keys")+" did not get a TTL, or had one by then. Run it again to see.", ""))
 	default:
-		fmt.Fprintln(c.stdout, wrap("Nothing was changed. "+count(left, "key stays", "keys stay")+" until somebody deletes them; -fix -ttl 14d gives them a TTL of 14 days.", ""))
+		fmt.Fprintln(c.stdout, wrap("Nothing was changed. "+count(left, "key stays", "keys stay")+" until deleted; -fix -ttl 14d sets a TTL of 14 days.", ""))
 	}
 }

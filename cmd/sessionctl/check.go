@@ -13,16 +13,16 @@ import (
 	"handover.example/sessions/internal/texttable"
 )
 
-const checkHelp = `sessionctl check: is this Redis set up for sessions?
+const checkHelp = `sessionctl check: check whether a Redis is set up for sessions
 
   sessionctl check -redis redis.internal:6379
 
-It asks every master with one INFO, and needs neither CONFIG nor a walk over the keys.
+It sends one INFO command to every master, and needs neither CONFIG nor a walk over the keys.
 Exit code 1 if maxmemory-policy is not noeviction, or if there is any warning. A policy that the host hides is not
-an error: look it up where Redis is hosted.
+an error: look it up in the host's settings.
 
 Output
-  -json             the figures as JSON
+  -json             print the figures as JSON
 
 ` + redisHelp + "\n" + exitHelp
 
@@ -34,13 +34,13 @@ func check(ctx context.Context, c *call) error {
 	if rest, err := c.parse(flags); err != nil {
 		return err
 	} else if len(rest) > 0 {
-		return misused("", "check takes flags only")
+		return misused("", "check takes only flags")
 	}
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
 	defer s.close()
-	store, err := s.store(time.Hour) // Check needs none
+	store, err := s.store(time.Hour) // Check does not use the TTL
 	if err != nil {
 		return err
 	}
@@ -73,16 +73,16 @@ func printHealth(c *call, h sessions.RedisHealth, wrong int) {
 	fmt.Fprintln(c.stdout, t.Wrapped(lineWidth))
 	switch {
 	case wrong > 0:
-		fmt.Fprintf(c.stdout, "%s to put right before this Redis is trusted with sessions.\n", count(int64(wrong), "thing", "things"))
+		fmt.Fprintf(c.stdout, "%s to fix before you use this Redis for sessions.\n", count(int64(wrong), "problem", "problems"))
 	case h.PolicyVerdict == "ok":
 		fmt.Fprintln(c.stdout, "All is well.")
 	default:
-		fmt.Fprintln(c.stdout, "Nothing is wrong as far as can be seen from here. Look up the policy.")
+		fmt.Fprintln(c.stdout, "No problems found, but look up the policy.")
 	}
 }
 
-// writeJSON writes indented JSON that is safe on a terminal, as the tables are: package json leaves some control
-// characters as they are.
+// writeJSON writes indented JSON that is safe on a terminal, like the tables: package json does not escape all control
+// characters.
 func writeJSON(c *call, v any) error {
 	var text bytes.Buffer
 	e := json.NewEncoder(&text)

@@ -1,5 +1,5 @@
-// Command sessionctl looks at the sessions in Redis, and into session cookies: is the server set up for sessions
-// (check), does every key go away one day (audit), and what is one session (show). See sessionctl -h.
+// Command sessionctl inspects sessions in Redis and session cookies. It checks whether a server is set up for sessions
+// (check) and whether every key has a TTL (audit), and shows a session (show). See sessionctl -h.
 package main
 
 import (
@@ -12,7 +12,7 @@ import (
 )
 
 func main() {
-	redis.SetLogger(silent{}) // what matters comes back as an error
+	redis.SetLogger(silent{}) // errors are returned as well
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

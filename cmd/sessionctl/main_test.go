@@ -103,47 +103,47 @@ func TestCommandLine(t *testing.T) {
 		{"help", "", exitOK, "Exit codes"},
 		{"--help", "", exitOK, "sessionctl audit"},
 		{"help show", "", exitOK, "-cookie-file FILE"},
-		{"help nothing", "", exitUsage, "no such command"},
-		{token, "", exitUsage, "no such command"},
-		{"check -h", "", exitOK, "is this Redis set up for sessions?"},
+		{"help nothing", "", exitUsage, "unknown command"},
+		{token, "", exitUsage, "unknown command"},
+		{"check -h", "", exitOK, "check whether a Redis is set up for sessions"},
 		{"audit --help", "", exitOK, "-fix"},
-		{"check more", "", exitUsage, "flags only"},
-		{"audit " + token, "", exitUsage, "flags only"},
-		{"check -nothing", "", exitUsage, "no flag -nothing"},
-		{"check -x" + token, "", exitUsage, "no such flag"},
+		{"check more", "", exitUsage, "only flags"},
+		{"audit " + token, "", exitUsage, "only flags"},
+		{"check -nothing", "", exitUsage, "unknown flag -nothing"},
+		{"check -x" + token, "", exitUsage, "unknown flag"},
 		{"check -redis", "", exitUsage, "-redis"},
 		{"check -redis localhost", "", exitUsage, "host:port"},
-		{"check -redis a:1,b:2", "", exitUsage, "for -cluster"},
-		{"check -redis a:1 -redis-file " + short, "", exitUsage, "which one counts"},
+		{"check -redis a:1,b:2", "", exitUsage, "need -cluster"},
+		{"check -redis a:1 -redis-file " + short, "", exitUsage, "-redis or -redis-file, not both"},
 		{"check -redis-file " + short, "", exitUsage, "the address in -redis-file must be host:port"},
 		{"check -redis-file " + empty, "", exitUsage, "the file is empty"},
 		{"check -redis-file /no/such/file", "", exitUsage, "no such file"},
 		{"check -redis-file redis://:" + token + "@a:1", "", exitUsage, "no such file"},
 		{"check -redis " + token + "@a:1", "", exitUsage, "host:port"},
 		{"check -redis http://a:1", "", exitUsage, "not a Redis URL"},
-		{"check -redis redis://:" + token + "@a:1", "", exitUsage, "holds a password"},
+		{"check -redis redis://:" + token + "@a:1", "", exitUsage, "contains a password"},
 		{"check -redis redis://:" + token + "/x@a:1", "", exitUsage, "%2F"},
 		{"check -redis redis://a/" + token, "", exitUsage, "not a Redis URL"},
 		{"check -redis redis://a/2 -cluster", "", exitUsage, "only database 0"},
 		{"check -password=" + token, "", exitUsage, "SESSIONCTL_PASSWORD"},
 		{"check -timeout 5", "", exitUsage, "-timeout"},
-		{"check -timeout 0s", "", exitUsage, "-timeout"},
-		{"check -prefix=", "", exitUsage, "-prefix is empty"},
+		{"check -timeout 0s", "", exitUsage, "-timeout must be positive"},
+		{"check -prefix=", "", exitUsage, "-prefix must not be empty"},
 		{"audit -fix", "", exitUsage, "-ttl 14d"},
 		{"audit -fix -ttl 14", "", exitUsage, "14d"},
-		{"audit -fix -ttl 0s", "", exitUsage, "less than a second"},
-		{"audit -fix -ttl -5h", "", exitUsage, "less than a second"},
-		{"audit -fix -ttl 0d", "", exitUsage, "less than a second"},
+		{"audit -fix -ttl 0s", "", exitUsage, "at least a second"},
+		{"audit -fix -ttl -5h", "", exitUsage, "at least a second"},
+		{"audit -fix -ttl 0d", "", exitUsage, "at least a second"},
 		{"show", "", exitUsage, "which session?"},
 		{"show x", "", exitUsage, "22 characters"},
 		{"show " + token + "A", "", exitUsage, "22 characters"},
 		{"show " + token + " " + token, "", exitUsage, "one ID"},
 		{"show " + token + " -cookie-file x", "", exitUsage, "not both"},
-		{"show -cookie " + token, "", exitUsage, "history of the shell"},
+		{"show -cookie " + token, "", exitUsage, "shell history"},
 		{"show -secret=" + token, "", exitUsage, "-secret-file"},
-		{"show -cookie-file -", "", exitUsage, "no cookie in it"},
+		{"show -cookie-file -", "", exitUsage, "it has no cookie"},
 		{"show -cookie-file -", "sealed" + token, exitUsage, "-secret-file"},
-		{"show -cookie-file - -secret-file " + secret, "a=b; c=" + token, exitUsage, "no cookie of that name"},
+		{"show -cookie-file - -secret-file " + secret, "a=b; c=" + token, exitUsage, "no cookie with that name"},
 		{"show -cookie-file - -secret-file " + secret, "other=" + token, exitUsage, "-cookie-name"},
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat("x", 70000), exitUsage, "is it the right file?"},
 		{"show -cookie-file - -secret-file " + short, "x", exitUsage, "too short"},
@@ -157,7 +157,7 @@ func TestCommandLine(t *testing.T) {
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat(token, 300), exitWrong, "browsers accept 4096"},
 		{"check -redis 127.0.0.1:1", "", exitNoAnswer, "connection refused"},
 		{"audit -redis 127.0.0.1:1", "", exitNoAnswer, "Is the server running"},
-		{"audit -redis 127.0.0.1:1 -cluster", "", exitNoAnswer, "under the address that it gives"},
+		{"audit -redis 127.0.0.1:1 -cluster", "", exitNoAnswer, "at the address that it announces"},
 		{"show " + token + " -redis 127.0.0.1:1", "", exitNoAnswer, "connection refused"},
 		{"show -" + token[1:] + " -redis 127.0.0.1:1", "", exitNoAnswer, "connection refused"},
 	} {
@@ -194,7 +194,7 @@ func TestHelpNamesEveryFlag(t *testing.T) {
 	for name, c := range commands {
 		for flag := range all {
 			_, _, errs := ctl(t, "", name, "-"+flag+"=?", "-h")
-			require.Equal(t, !inHelp(c.help)[flag], strings.Contains(errs, "there is no flag"), "%s -%s", name, flag)
+			require.Equal(t, !inHelp(c.help)[flag], strings.Contains(errs, "unknown flag"), "%s -%s", name, flag)
 		}
 		for line := range strings.Lines(c.help) {
 			require.LessOrEqual(t, len(line), 121, line)
@@ -235,13 +235,13 @@ func TestCheck(t *testing.T) {
 	check(exitOK, []string{"nodes: 2", "of 100.0 MB", "All is well."}, "-redis", cluster[1].Addr, "-cluster")
 	check(exitOK, []string{"nodes: 2"}, "-redis", cluster[0].Addr+", "+cluster[1].Addr, "-cluster")
 	check(exitOK, []string{"nodes: 2"}, "-redis", "redis://"+cluster[0].Addr, "-cluster")
-	check(exitOK, []string{"policy unknown", "Look up the policy."}, "-redis-file", file(t, "redis://app:"+escaped+"@"+server.Addr+"\n"))
+	check(exitOK, []string{"policy unknown", "look up the policy"}, "-redis-file", file(t, "redis://app:"+escaped+"@"+server.Addr+"\n"))
 	check(exitUsage, []string{"is a node of a cluster", "Add -cluster"}, "-redis", cluster[0].Addr)
-	check(exitUsage, []string{"is not a cluster", "Leave -cluster out"}, "-redis", server.Addr, "-cluster")
-	check(exitWrong, []string{"warning maxmemory is not set", "1 thing to put right"}, "-redis-file", file(t, "redis://:"+escaped+"@"+locked.Addr))
+	check(exitUsage, []string{"is not a cluster", "Remove -cluster"}, "-redis", server.Addr, "-cluster")
+	check(exitWrong, []string{"warning maxmemory is not set", "1 problem to fix"}, "-redis-file", file(t, "redis://:"+escaped+"@"+locked.Addr))
 	check(exitWrong, []string{"connect to the master"}, "-redis", replica.Addr)
-	check(exitNoAnswer, []string{"asks for a password", "SESSIONCTL_PASSWORD"}, "-redis", locked.Addr)
-	check(exitNoAnswer, []string{"refuses the password"}, "-redis-file", file(t, "redis://:wrong@"+locked.Addr))
+	check(exitNoAnswer, []string{"requires a password", "SESSIONCTL_PASSWORD"}, "-redis", locked.Addr)
+	check(exitNoAnswer, []string{"rejects the password"}, "-redis-file", file(t, "redis://:wrong@"+locked.Addr))
 	check(exitNoAnswer, []string{"no answer within 1s", "try redis://"}, "-redis", "rediss://"+server.Addr, "-timeout", "1s")
 	check(exitOK, []string{"policy unknown"}, "-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
 	code, out, errs := ctl(t, "", "audit", "-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
@@ -250,7 +250,7 @@ func TestCheck(t *testing.T) {
 
 	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory-policy", "volatile-lru").Err())
 	require.NoError(t, rdb.Set(ctx, "leak", 1, 0).Err())
-	check(exitWrong, []string{"policy wrong: volatile-lru", "keys without TTL 1", "2 things to put right"}, "-redis", server.Addr)
+	check(exitWrong, []string{"policy wrong: volatile-lru", "keys without TTL 1", "2 problems to fix"}, "-redis", server.Addr)
 
 	code, out, _ = ctl(t, "", "check", "-json", "-redis", server.Addr)
 	require.Equal(t, exitWrong, code)
@@ -399,11 +399,11 @@ func TestAuditOtherPrefix(t *testing.T) {
 
 	code, out, _ := ctl(t, "", "audit", "-redis", server.Addr)
 	require.Equal(t, exitOK, code)
-	require.Contains(t, out, "No key begins with this prefix.")
+	require.Contains(t, out, "No key has this prefix.")
 
 	code, out, _ = ctl(t, "", "audit", "-redis", server.Addr, "-prefix", "s*:")
 	require.Equal(t, exitWrong, code)
-	require.Contains(t, out, "1 key is not named as this library names its own")
+	require.Contains(t, out, "1 key is not named by this library")
 	require.Contains(t, out, "1 key stays")
 }
 
@@ -430,7 +430,7 @@ func TestAuditEndsEarly(t *testing.T) {
 			require.Equal(t, exitNoAnswer, code, errs)
 			require.Contains(t, out, "without TTL  0")
 			require.NotContains(t, out, "Every key")
-			require.Contains(t, errs, "did not come to its end")
+			require.Contains(t, errs, "did not finish")
 			require.Contains(t, errs, "sessionctl audit: "+name)
 		})
 	}

@@ -21,7 +21,7 @@ import (
 
 const passwordVariable = "SESSIONCTL_PASSWORD"
 
-// server is what the flags say of Redis.
+// server is the Redis that the flags name.
 type server struct {
 	address string
 	file    string
@@ -42,10 +42,11 @@ func (s *server) register(flags *flag.FlagSet) {
 	flags.DurationVar(&s.timeout, "timeout", 5*time.Second, "")
 }
 
-// named says whether the flags name a server.
+// named reports whether the flags name a server.
 func (s *server) named() bool { return s.address != "" || s.file != "" }
 
-// connect makes the client and asks the server whether it is there, and is what the flags say. Close it with close.
+// connect creates the client and checks that the server answers and is of the kind that the flags say. Call close
+// afterwards.
 func (s *server) connect(ctx context.Context) error {
 	opts, addrs, err := s.options()
 	if err != nil {
@@ -64,7 +65,7 @@ func (s *server) connect(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	// Of one node of a cluster, each command would show a part.
+	// A single node of a cluster would show only a part of the keys.
 	info, err := s.rdb.Info(limited, "cluster").Result()
 	if refused(err) {
 		err = s.rdb.Ping(limited).Err()
@@ -78,12 +79,12 @@ func (s *server) connect(ctx context.Context) error {
 	}
 	if isCluster := strings.Contains(info, "cluster_enabled:1"); isCluster && !s.cluster {
 		s.close()
-		return misused("Add -cluster: without it only the sessions of this one node would be seen.", "%s is a node of a cluster", s.label)
+		return misused("Add -cluster: without it, you would see only the sessions of this node.", "%s is a node of a cluster", s.label)
 	}
 	return nil
 }
 
-// refused says whether the server answers, but not to this command.
+// refused reports whether the server answered but rejected this command.
 func refused(err error) bool {
 	return redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command")
 }
@@ -94,20 +95,20 @@ func (s *server) close() {
 	}
 }
 
-// store gives the store to run Check, Audit and Repair of.
+// store returns a store for Check, Audit and Repair.
 func (s *server) store(ttl time.Duration) (*sessions.RedisStore, error) {
 	return sessions.NewRedisStore(s.rdb, sessions.RedisStoreConfig{TTL: ttl, Prefix: s.prefix})
 }
 
-// options reads the flags. No error shows any part of a URL: the password may be in an unexpected place of it.
+// options interprets the flags. No error shows any part of a URL, because the password may be in an unexpected place.
 func (s *server) options() (*redis.Options, []string, error) {
 	switch {
 	case s.address != "" && s.file != "":
-		return nil, nil, misused("", "-redis and -redis-file are both given: which one counts?")
+		return nil, nil, misused("", "use -redis or -redis-file, not both")
 	case s.prefix == "":
-		return nil, nil, misused("It would stand for every key of the database.", "-prefix is empty")
+		return nil, nil, misused("An empty prefix would match every key of the database.", "-prefix must not be empty")
 	case s.timeout <= 0:
-		return nil, nil, misused("", "-timeout must be longer than nothing")
+		return nil, nil, misused("", "-timeout must be positive")
 	}
 	address, flagName := s.address, "-redis"
 	if s.file != "" {
@@ -130,15 +131,15 @@ func (s *server) options() (*redis.Options, []string, error) {
 			opts, err = redis.ParseURL(address)
 		}
 		if err != nil {
-			return nil, nil, misused("It looks like redis://user@host:port/0, or rediss:// for TLS. In a password, / : @ ? # and % are written as %2F %3A %40 %3F %23 and %25.",
+			return nil, nil, misused("A URL looks like redis://user@host:port/0, with rediss:// for TLS. In a password, write / : @ ? # and % as %2F %3A %40 %3F %23 and %25.",
 				"%s is not a Redis URL", flagName)
 		}
 		if _, has := u.User.Password(); has && s.file == "" {
-			return nil, nil, misused("Put the URL into a file for -redis-file, or the password into "+passwordVariable+". Other users of this machine have been able to see it.",
-				"the URL in -redis holds a password")
+			return nil, nil, misused("Put the URL into a file for -redis-file, or the password into "+passwordVariable+". Other users of this machine could see the password just now.",
+				"the URL in -redis contains a password")
 		}
 		if s.cluster && opts.DB != 0 {
-			return nil, nil, misused("Leave the number out of the URL.", "a cluster has only database 0")
+			return nil, nil, misused("Remove the database number from the URL.", "a cluster has only database 0")
 		}
 		addrs = []string{opts.Addr}
 	} else {
@@ -149,7 +150,7 @@ func (s *server) options() (*redis.Options, []string, error) {
 			}
 		}
 		if len(addrs) > 1 && !s.cluster {
-			return nil, nil, misused("", "several addresses are for -cluster")
+			return nil, nil, misused("", "several addresses need -cluster")
 		}
 		opts.Addr = addrs[0]
 	}
@@ -160,7 +161,7 @@ func (s *server) options() (*redis.Options, []string, error) {
 	return opts, addrs, nil
 }
 
-// explain says what to do about an error of the server or the network.
+// explain returns an error of the server or the network with a hint on what to do.
 func (s *server) explain(err error) error {
 	message, hint := cause(err), ""
 	var netErr *net.OpError
@@ -175,45 +176,45 @@ func (s *server) explain(err error) error {
 	case errors.Is(err, context.Canceled):
 		return &problem{code: exitNoAnswer, message: "interrupted"}
 	case has("cluster support disabled"):
-		return misused("Leave -cluster out.", "%s is not a cluster", s.label)
+		return misused("Remove -cluster.", "%s is not a cluster", s.label)
 	case is("MOVED"), is("ASK"):
 		return misused("Add -cluster.", "%s is a node of a cluster", s.label)
 	case is("NOAUTH"):
-		what, message, hint = "Redis at "+s.label, "it asks for a password", "Set "+passwordVariable+", or give a file with the URL to -redis-file."
+		what, message, hint = "Redis at "+s.label, "it requires a password", "Set "+passwordVariable+", or put the URL into a file for -redis-file."
 	case is("WRONGPASS"), has("AUTH"):
-		what, message, hint = "Redis at "+s.label, "it refuses the password", "Look at "+passwordVariable+" or at the URL in -redis-file, and at the user in the URL: redis://user@host:port"
+		what, message, hint = "Redis at "+s.label, "it rejects the password", "Check "+passwordVariable+" or the URL in -redis-file, and the user in the URL: redis://user@host:port"
 	case is("NOPERM"):
-		what, hint = "Redis at "+s.label, "This user may not do that. check needs INFO; audit needs SCAN and PTTL, with -fix also EVAL and PEXPIRE; show needs GET and PTTL."
+		what, hint = "Redis at "+s.label, "This user lacks permissions. check needs INFO; audit needs SCAN and PTTL, with -fix also EVAL and PEXPIRE; show needs GET and PTTL."
 	case is("READONLY"):
 		what, hint = "Redis at "+s.label, "This is a replica: connect to its master."
 	case is("LOADING"), is("CLUSTERDOWN"), is("MASTERDOWN"), is("TRYAGAIN"):
-		what, hint = "Redis at "+s.label, "It is starting, or a node is down: try again in a while."
+		what, hint = "Redis at "+s.label, "It is starting, or a node is down: try again later."
 	case errors.As(err, &unknownCA), errors.As(err, &badName):
-		hint = "If the server has a certificate of your own authority, name the authority's file in SSL_CERT_FILE."
+		hint = "If the server has a certificate of a private CA, set SSL_CERT_FILE to the file of the CA."
 	case errors.As(err, &record):
-		hint = "This port does not speak TLS: try redis:// in place of rediss://."
+		hint = "This port does not use TLS: try redis:// instead of rediss://."
 	case errors.As(err, &dns):
-		hint = "Is the name right?"
+		hint = "Is the host name right?"
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
 		message = fmt.Sprintf("no answer within %v", s.timeout)
-		hint = "Is the address right, and does a firewall let it pass? A slow server may need a longer -timeout."
+		hint = "Is the address right, and does a firewall block it? A slow server may need a longer -timeout."
 		if s.tls {
 			hint += " A server without TLS does not answer to rediss:// either: try redis://."
 		}
 	case has("can't parse"), strings.HasPrefix(message, "redis: ") && strings.ContainsRune(message, '"'):
-		message, hint = "what answers there does not speak its protocol", "Is it the right port?"
+		message, hint = "the server there does not speak the Redis protocol", "Is it the right port?"
 	case errors.Is(err, io.EOF), has("connection reset"):
-		hint = "The server hangs up: if it wants TLS, use a rediss:// URL."
+		hint = "The server closed the connection: if it requires TLS, use a rediss:// URL."
 	case errors.As(err, &netErr):
-		hint = "Is the server running, and the address right? -redis names another one."
+		hint = "Is the server running, and is the address right? Set another one with -redis."
 	}
 	if s.cluster && errors.As(err, &netErr) && hint != "" {
-		hint += " Every node of a cluster must be reachable from here, under the address that it gives for itself."
+		hint += " Every node of a cluster must be reachable from here, at the address that it announces."
 	}
 	return &problem{exitNoAnswer, what + ": " + message, hint}
 }
 
-// cause gives the text of an error without what a server quotes of a command, which may name keys.
+// cause returns the text of an error without what a server quotes of a command, which may contain keys.
 func cause(err error) string {
 	text, _, _ := strings.Cut(err.Error(), ", with args beginning with")
 	for _, prefix := range []string{"sessions: redis: check: ", "sessions: redis: audit: ", "sessions: redis: repair: "} {
@@ -222,8 +223,8 @@ func cause(err error) string {
 	return text
 }
 
-// readFile reads a small file, or the standard input where the name is "-" and there is one. Errors show neither what is
-// in it nor its name, which may be a cookie or a secret that was given in place of a file.
+// readFile reads a small file, or stdin if the name is "-" and stdin is not nil. Errors show neither the contents nor
+// the name, which may be a cookie or a secret that was given instead of a file.
 func readFile(name string, stdin io.Reader) ([]byte, error) {
 	const most = 64 << 10
 	r := stdin

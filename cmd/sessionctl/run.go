@@ -22,33 +22,33 @@ const (
 	exitNoAnswer = 3
 )
 
-const usage = `sessionctl looks at the sessions in Redis, and into session cookies.
+const usage = `sessionctl inspects sessions in Redis and session cookies.
 
 Usage
-  sessionctl check [flags]          is this Redis set up for sessions?
-  sessionctl audit [flags]          does every session key have a TTL? -fix gives it one
-  sessionctl show  [flags] ID       what is this session? also from a cookie
+  sessionctl check [flags]          check whether a Redis is set up for sessions
+  sessionctl audit [flags]          check whether every session key has a TTL; -fix sets missing ones
+  sessionctl show  [flags] ID       show a session, by its ID or its cookie
 
-Run 'sessionctl check -h' and so on for the flags of a command.
+Run 'sessionctl COMMAND -h' for the flags of a command.
 
 ` + exitHelp
 
 const exitHelp = `Exit codes
   0  all is well
-  1  something is wrong: see what is printed
+  1  there is a problem: see the output
   2  the command line is wrong
-  3  no answer: Redis cannot be reached, refuses the login, or the work was interrupted
+  3  no answer: Redis cannot be reached, rejects the login, or the command was interrupted
 `
 
 const redisHelp = `Redis
   -redis ADDRESS    host:port or a URL, redis://user@host:port/db; rediss:// for TLS (default 127.0.0.1:6379)
-                    with -cluster also several, separated by commas
-  -redis-file FILE  read ADDRESS from a file, where the URL may hold the password
-  -cluster          the server is a cluster: ask all its masters
-  -prefix PREFIX    what the session keys begin with (default "session:")
+                    with -cluster, several may be given, separated by commas
+  -redis-file FILE  read ADDRESS from a file, in which the URL may contain the password
+  -cluster          the server is a cluster: query all its masters
+  -prefix PREFIX    the prefix of the session keys (default "session:")
   -timeout TIME     for connecting, and for each command (default 5s)
-  The environment variable SESSIONCTL_PASSWORD is the password, unless the URL has one. On the command line it
-  would be seen in the list of processes.
+  The environment variable SESSIONCTL_PASSWORD is the password, unless the URL has one. On the command line, the
+  password would be visible in the process list.
 `
 
 var commands = map[string]struct {
@@ -68,7 +68,7 @@ type call struct {
 	stderr io.Writer
 }
 
-// problem is an error with its exit code and a hint on what to do. Neither text holds a secret, a token, or an
+// problem is an error with its exit code and a hint on what to do. Neither text contains a secret, a token, or an
 // argument that may be one.
 type problem struct {
 	code    int
@@ -78,7 +78,7 @@ type problem struct {
 
 func (p *problem) Error() string { return p.message }
 
-// errWrong is exit code 1 where the output has said all.
+// errWrong is exit code 1 when the output has said everything.
 var errWrong = &problem{code: exitWrong}
 
 func misused(hint, format string, args ...any) error {
@@ -100,7 +100,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	command, ok := commands[name]
 	if !ok {
-		fmt.Fprint(stderr, "sessionctl: there is no such command, only check, audit and show; see sessionctl -h\n")
+		fmt.Fprint(stderr, "sessionctl: unknown command: use check, audit or show; see sessionctl -h\n")
 		return exitUsage
 	}
 	err := command.run(ctx, &call{rest, stdin, stdout, stderr})
@@ -114,7 +114,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	case !errors.As(err, &p):
 		p = &problem{code: exitWrong, message: err.Error()}
 	}
-	if p.message != "" { // of which a part may be from the server
+	if p.message != "" { // part of it may come from the server
 		message := strings.ReplaceAll(p.message, "\n", "; ")
 		fmt.Fprintf(stderr, "sessionctl %s: %s\n", name, texttable.Printable(message))
 	}
@@ -127,7 +127,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return p.code
 }
 
-// parse reads the flags, before and after other arguments, which it returns.
+// parse parses the flags, which may come before and after other arguments, and returns the others.
 func (c *call) parse(flags *flag.FlagSet) (rest []string, err error) {
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
@@ -139,7 +139,7 @@ func (c *call) parse(flags *flag.FlagSet) (rest []string, err error) {
 		if args[0] == "-" || args[0] == "--" {
 			return append(rest, args[1:]...), nil
 		}
-		// A flag with a value takes the next argument; what is left after it is not read yet.
+		// A flag with a value takes the next argument; parse one flag at a time.
 		n := 1
 		if name := strings.TrimLeft(args[0], "-"); !strings.Contains(name, "=") && takesValue(flags, name) && len(args) > 1 {
 			n = 2
@@ -169,22 +169,22 @@ func badFlag(err error) error {
 	name, undefined := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	switch strings.TrimLeft(name, "-") {
 	case "cookie", "token", "value":
-		hint = "A cookie on the command line would stay in the history of the shell: use -cookie-file, with - for the standard input."
+		hint = "A cookie on the command line would stay in the shell history: use -cookie-file, with - for standard input."
 	case "secret", "key":
-		hint = "A secret on the command line would stay in the history of the shell: use -secret-file."
+		hint = "A secret on the command line would stay in the shell history: use -secret-file."
 	case "password", "pass", "a":
-		hint = "A password on the command line would be seen in the list of processes: set SESSIONCTL_PASSWORD, or use -redis-file."
+		hint = "A password on the command line would be visible in the process list: set SESSIONCTL_PASSWORD, or use -redis-file."
 	}
 	if undefined {
 		if len(name) > 16 { // longer than any flag: it may be something else
-			return misused(hint, "there is no such flag")
+			return misused(hint, "unknown flag")
 		}
-		return misused(hint, "there is no flag -%s", name)
+		return misused(hint, "unknown flag -%s", name)
 	}
 	return misused(hint, "%v", err)
 }
 
-// days is a duration that may also be given in days, as 14d.
+// days is a duration that may also be given in days, such as 14d.
 type days time.Duration
 
 func (d *days) String() string { return time.Duration(*d).String() }
@@ -198,7 +198,7 @@ func (d *days) Set(s string) error {
 	}
 	v, err := time.ParseDuration(s)
 	if err != nil {
-		return errors.New("not a time such as 14d, 36h or 30m")
+		return errors.New("not a duration such as 14d, 36h or 30m")
 	}
 	*d = days(v)
 	return nil

@@ -20,27 +20,27 @@ import (
 	"handover.example/sessions/internal/texttable"
 )
 
-const showHelp = `sessionctl show: what is this session?
+const showHelp = `sessionctl show: show a session
 
   sessionctl show -redis redis.internal:6379 ID
-                    by its public ID, as it is in logs: what Redis holds
+                    by its public ID, as found in logs: what Redis has
   sessionctl show -secret-file secret.key -cookie-file -
-                    by its cookie, from the standard input: what is sealed in it
+                    by its cookie, from standard input: what is sealed in it
   sessionctl show -secret-file secret.key -cookie-file - -redis redis.internal:6379
                     both copies, during a migration, and which is newer
 
 It prints times, flags, and the names and sizes of the values. It never prints a cookie, a token or a secret, and
-values only with -values. Exit code 1 if there is no such session, or it has expired or was ended.
+prints values only with -values. Exit code 1 if there is no such session, or if it has expired or was ended.
 
 Which session
-  ID                22 characters; with the prefix, as in Redis, it is fine too
-  -cookie-file FILE the value of the cookie, or the whole Cookie header line; - is the standard input
+  ID                22 characters; the prefix, as in Redis, may come first
+  -cookie-file FILE the value of the cookie, or the whole Cookie header line; - is standard input
   -cookie-name NAME the name of the cookie (default "session")
-  -secret-file FILE the secret that seals the cookies: as it is in the file, without its line break, or in base64 or
-                    hex. May be given several times, as in a change of secrets
+  -secret-file FILE the secret that seals the cookies: the contents of the file, with or without the final line break,
+                    or decoded from base64 or hex. May be given several times, as during a rotation of secrets
   -values           print the values, too
 
-` + redisHelp + `  With -cookie-file, Redis is asked only if -redis or -redis-file is given, or the cookie holds only a token.
+` + redisHelp + `  With -cookie-file, Redis is queried only if -redis or -redis-file is given, or the cookie holds only a token.
 
 ` + exitHelp
 
@@ -52,9 +52,9 @@ func (n *names) Set(s string) error { *n = append(*n, s); return nil }
 // view is one copy of a session.
 type view struct {
 	title string
-	rec   *sessions.Record // nil if there is none that can be read
-	why   string           // why there is none, or it does not count
-	rows  texttable.Table  // what is known of where it was found
+	rec   *sessions.Record // nil if there is none, or it cannot be read
+	why   string           // why there is none, or why it is not valid
+	rows  texttable.Table  // details about where it was found
 	bytes int
 }
 
@@ -76,11 +76,11 @@ func show(ctx context.Context, c *call) error {
 	case err != nil:
 		return err
 	case len(rest) == 0 && *cookieFile == "":
-		return misused("", "which session? give its ID, or -cookie-file")
+		return misused("", "which session? pass its ID or -cookie-file")
 	case len(rest) > 0 && *cookieFile != "":
-		return misused("", "give an ID or -cookie-file, not both")
+		return misused("", "pass an ID or -cookie-file, not both")
 	case len(rest) > 1:
-		return misused("", "one ID at a time")
+		return misused("", "pass one ID at a time")
 	case len(rest) == 1:
 		return showID(ctx, c, &s, rest[0], *values)
 	}
@@ -96,12 +96,12 @@ func show(ctx context.Context, c *call) error {
 	var views []*view
 	var found *view
 	id, bare := "", false
-	for _, text := range texts { // a browser may send two of one name: the first that opens counts
+	for _, text := range texts { // a browser may send two with the same name: use the first that opens
 		if id, bare = sessions.TokenID(text); bare {
 			break
 		}
 		if len(secrets) == 0 {
-			return misused("Give the file with the secret to -secret-file.", "the cookie is not a token alone: it is sealed, or damaged")
+			return misused("Pass the file with the secret as -secret-file.", "the cookie is not a bare token: it is sealed, or damaged")
 		}
 		v := openCookie(ctx, secrets, *cookieName, text)
 		if found == nil || found.rec == nil {
@@ -135,7 +135,7 @@ func showID(ctx context.Context, c *call, s *server, arg string, values bool) er
 	id := strings.TrimPrefix(arg, s.prefix)
 	hash, ok := sessions.TokenID(id)
 	if !ok { // the argument is not shown: it may be a cookie
-		return misused("An ID has 22 characters of base64url, as Session.ID gives it and the logs show it. For a cookie use -cookie-file.", "this is not the ID of a session")
+		return misused("An ID has 22 characters of base64url, as returned by Session.ID and found in logs. For a cookie, use -cookie-file.", "this is not the ID of a session")
 	}
 	if err := s.connect(ctx); err != nil {
 		return err
@@ -146,17 +146,17 @@ func showID(ctx context.Context, c *call, s *server, arg string, values bool) er
 		return err
 	}
 	if v.rec == nil {
-		// A token looks like an ID. Say so if it is one, and do not show it.
+		// A token has the shape of an ID. Report it if it is one, but do not show it.
 		if n, err := s.rdb.Exists(ctx, s.prefix+hash).Result(); err == nil && n > 0 {
-			return misused("Whoever has it can act as this visitor: remove it from the history of the shell, and use -cookie-file from now on. The ID of the session is "+hash+".",
+			return misused("Anyone who has it can act as this visitor: remove it from the shell history, and use -cookie-file from now on. The ID of the session is "+hash+".",
 				"this is not an ID but the token of a session: a secret")
 		}
-		id = "" // it may still be a token, of a session that has ended
+		id = "" // it may still be the token of a session that has ended
 	}
 	return print(c, id, []*view{v}, values)
 }
 
-// load looks for a session in Redis.
+// load loads a session from Redis.
 func (s *server) load(ctx context.Context, id string) (*view, error) {
 	v := &view{title: "in Redis"}
 	key := s.prefix + id
@@ -186,14 +186,14 @@ func (s *server) load(ctx context.Context, id string) (*view, error) {
 	case err != nil:
 		return nil, s.explain(err)
 	case ms == -1:
-		v.rows.Row("TTL", "none: the key stays until somebody deletes it; sessionctl audit -fix gives it one")
+		v.rows.Row("TTL", "none: the key stays until it is deleted; sessionctl audit -fix gives it one")
 	case ms >= 0:
 		v.rows.Row("TTL", "%s", span(time.Duration(min(ms, 1<<42))*time.Millisecond))
 	}
 	return v, nil
 }
 
-// secret is one of the files, in the ways in which an application may have read it.
+// secret is the secret in one file, in each form in which an application may have read it.
 type secret struct {
 	file   string
 	codecs []sessions.Codec
@@ -218,19 +218,19 @@ func readSecrets(files []string) ([]secret, error) {
 		}
 		s := secret{file: file}
 		for _, form := range forms {
-			if codec, err := sessions.NewSecureCookieCodec(form); err == nil { // the only mistake is that it is too short
+			if codec, err := sessions.NewSecureCookieCodec(form); err == nil { // the only possible mistake is a secret that is too short
 				s.codecs = append(s.codecs, codec)
 			}
 		}
 		if len(s.codecs) == 0 {
-			return nil, misused("A secret has 32 bytes or more.", "-secret-file: what is in %q is too short", file)
+			return nil, misused("A secret has 32 bytes or more.", "-secret-file: the secret in %q is too short", file)
 		}
 		all = append(all, s)
 	}
 	return all, nil
 }
 
-// readCookies reads the value of the cookie, or the values of all of that name in a Cookie header.
+// readCookies reads the value of the cookie, or the values of all cookies with that name in a Cookie header.
 func readCookies(c *call, file, name string) ([]string, error) {
 	var text []byte
 	var err error
@@ -238,7 +238,7 @@ func readCookies(c *call, file, name string) ([]string, error) {
 		fmt.Fprintln(c.stderr, "Paste the value of the cookie, then press Enter:")
 		line, rerr := bufio.NewReader(io.LimitReader(c.stdin, 64<<10)).ReadString('\n')
 		if text = []byte(line); rerr != nil && !errors.Is(rerr, io.EOF) {
-			err = errors.New("cannot read the terminal")
+			err = errors.New("cannot read from the terminal")
 		}
 	} else {
 		text, err = readFile(file, c.stdin)
@@ -251,7 +251,7 @@ func readCookies(c *call, file, name string) ([]string, error) {
 		line = strings.TrimSpace(line[7:])
 	}
 	if line == "" {
-		return nil, misused("", "-cookie-file: there is no cookie in it")
+		return nil, misused("", "-cookie-file: it has no cookie")
 	}
 	var found []string
 	for part := range strings.SplitSeq(line, ";") {
@@ -263,19 +263,19 @@ func readCookies(c *call, file, name string) ([]string, error) {
 	case len(found) > 0:
 		return found, nil
 	case strings.Contains(line, ";") || strings.Contains(strings.TrimRight(line, "="), "="):
-		return nil, misused("Which one is it? See -cookie-name.", "-cookie-file: no cookie of that name is there")
+		return nil, misused("Set the name with -cookie-name.", "-cookie-file: it has no cookie with that name")
 	}
 	return []string{line}, nil
 }
 
-// openCookie opens a sealed record with the first secret that fits.
+// openCookie opens a sealed record with the first secret that opens it.
 func openCookie(ctx context.Context, secrets []secret, name, sealed string) *view {
 	v := &view{title: "in the cookie", bytes: len(name) + len(sealed)}
 	for i, s := range secrets {
 		for _, codec := range s.codecs {
 			store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 			if err != nil {
-				continue // it cannot be: the codec is there
+				continue // cannot happen: the codec is not nil
 			}
 			rec, err := store.Load(ctx, name, sealed)
 			var not *sessions.NotFoundError
@@ -308,8 +308,8 @@ func openCookie(ctx context.Context, secrets []secret, name, sealed string) *vie
 	return v
 }
 
-// openExpired reads a sealed record whose time is over, which no store gives out: with its ID in place of its token it
-// is a stored one.
+// openExpired decodes an expired sealed record, which no store returns. With its ID in place of its token, it is a
+// stored record.
 func openExpired(codec sessions.Codec, name, sealed, id string) *sessions.Record {
 	rec := &sessions.Record{}
 	plain, err := codec.Open(name, sealed)
@@ -321,7 +321,7 @@ func openExpired(codec sessions.Codec, name, sealed, id string) *sessions.Record
 	return &sessions.Record{ID: id, Expires: time.Unix(0, 0)}
 }
 
-// print shows all copies, and says whether the session stands.
+// print prints all copies, and whether the session is alive.
 func print(c *call, id string, views []*view, values bool) error {
 	now := time.Now()
 	if id != "" {
@@ -343,7 +343,7 @@ func print(c *call, id string, views []*view, values bool) error {
 	fmt.Fprintln(c.stdout)
 	switch {
 	case revoked:
-		fmt.Fprintln(c.stdout, "The session was ended: it was destroyed, or renewed under another token.")
+		fmt.Fprintln(c.stdout, "The session has ended: it was destroyed, or renewed under another token.")
 	case alive:
 		fmt.Fprintln(c.stdout, "The session is alive.")
 		return nil
@@ -368,13 +368,13 @@ func compare(cookie, stored *sessions.Record) string {
 
 func (v *view) text(now time.Time, values bool) string {
 	r, t := v.rec, texttable.Table{}
-	if r.Version == 0 { // expired, and of a form that cannot be read any more
+	if r.Version == 0 { // expired, and in a form that can no longer be read
 		t.Row("  state", "expired")
 		return t.Wrapped(lineWidth)
 	}
 	switch {
 	case r.Revoked:
-		t.Row("  state", "revoked: a tombstone, so that no old copy comes back")
+		t.Row("  state", "revoked: a tombstone, so that no old copy brings it back")
 	case v.alive(now):
 		t.Row("  state", "alive")
 	default:
@@ -411,7 +411,7 @@ func (v *view) text(now time.Time, values bool) string {
 	}
 	t.Row("  values", "%s", group(n))
 	text := t.Wrapped(lineWidth)
-	for _, l := range list { // not wrapped: a value is one line, to be copied
+	for _, l := range list { // not wrapped, so that a value can be copied as one line
 		text += l[0] + strings.Repeat(" ", width-utf8.RuneCountInString(l[0])+2) + l[1] + "\n"
 	}
 	return text
@@ -423,7 +423,7 @@ func flagNames(r *sessions.Record) string {
 		set  bool
 		name string
 	}{
-		{r.Secure, "secure (seen on https)"},
+		{r.Secure, "secure (seen on HTTPS)"},
 		{r.Persistent, "persistent (outlives the browser)"},
 		{r.CustomIdle, "custom idle timeout (SetLifetime)"},
 	} {

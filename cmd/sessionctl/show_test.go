@@ -73,7 +73,7 @@ func TestShowByID(t *testing.T) {
 			out := show(exitOK, rec.ID)
 			for _, s := range []string{
 				"session " + rec.ID, "state alive", "created " + rec.Created.UTC().Format("2006-01-02 15:04:05 UTC") + ", 1 h",
-				"idle timeout 1 d", "in 9 h 59 min", "deadline", "TTL 9 h 59 min", "secure (seen on https), persistent", "custom idle timeout",
+				"idle timeout 1 d", "in 9 h 59 min", "deadline", "TTL 9 h 59 min", "secure (seen on HTTPS), persistent", "custom idle timeout",
 				"values 1 user_id 21 bytes", "The session is alive.",
 			} {
 				require.Contains(t, out, s)
@@ -101,7 +101,7 @@ func TestShowByID(t *testing.T) {
 			tomb.Revoked = true
 			out = show(exitWrong, save(tomb).ID)
 			require.Contains(t, out, "state revoked")
-			require.Contains(t, out, "The session was ended")
+			require.Contains(t, out, "The session has ended")
 
 			require.NoError(t, c.rdb.Persist(ctx, "session:"+rec.ID).Err())
 			require.Contains(t, show(exitOK, rec.ID), "TTL none: the key stays")
@@ -218,6 +218,6 @@ func TestShowBothCopies(t *testing.T) {
 	_, err = store.Save(ctx, "", tomb, 0)
 	require.NoError(t, err)
 	out = show(exitWrong, cookie, "-secret-file", secretFile)
-	require.Contains(t, out, "The session was ended")
+	require.Contains(t, out, "The session has ended")
 	require.NotContains(t, out, "The session is alive.")
 }

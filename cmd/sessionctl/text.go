@@ -12,10 +12,10 @@ import (
 
 const lineWidth = 100
 
-// wrap breaks a text into lines that begin with the indent.
+// wrap breaks a text into lines that start with indent.
 func wrap(text, indent string) string { return texttable.Wrap(text, indent, lineWidth) }
 
-// group writes a number with commas: 200,000.
+// group formats a number with commas: 200,000.
 func group(n int64) string {
 	s := strconv.FormatInt(n, 10)
 	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
@@ -24,7 +24,7 @@ func group(n int64) string {
 	return s
 }
 
-// count writes a number with its noun: "1 key", "200 keys".
+// count formats a number with its noun: "1 key", "200 keys".
 func count(n int64, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -32,7 +32,7 @@ func count(n int64, one, many string) string {
 	return group(n) + " " + many
 }
 
-// span writes a duration for people, in the two largest units.
+// span formats a duration for people, in the two largest units.
 func span(d time.Duration) string {
 	d = d.Abs()
 	switch day := 24 * time.Hour; {
@@ -56,7 +56,7 @@ func two(d, large time.Duration, largeName string, small time.Duration, smallNam
 	return fmt.Sprintf("%d %s", d/large, largeName)
 }
 
-// moment writes a time, and how far away it is.
+// moment formats a time, and how far away it is.
 func moment(t, now time.Time) string {
 	text := t.UTC().Format("2006-01-02 15:04:05 UTC")
 	if d := t.Sub(now); d > 0 {
@@ -66,7 +66,7 @@ func moment(t, now time.Time) string {
 	}
 }
 
-// isTerminal reports whether a person sits at the other end.
+// isTerminal reports whether stream is a terminal.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {
@@ -76,7 +76,8 @@ func isTerminal(stream any) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// progress tells on a terminal, in one line that changes, how far a long walk is; elsewhere in a line now and then.
+// progress shows how far a long audit is: on a terminal in one line that changes, elsewhere with a line every 10
+// seconds.
 type progress struct {
 	w     io.Writer
 	live  bool
@@ -103,7 +104,7 @@ func (p *progress) wait() {
 	p.next = time.Now().Add(after)
 }
 
-// show prints what text returns, if it is time to. It is not safe for concurrent use.
+// show prints what text returns, if enough time has passed. It is not safe for concurrent use.
 func (p *progress) show(text func() string) {
 	now := time.Now()
 	if now.Before(p.next) {
