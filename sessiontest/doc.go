@@ -1,6 +1,6 @@
-// Package sessiontest helps to test stores of sessions, and handlers that use them.
+// Package sessiontest helps to test session stores, and handlers that use sessions.
 //
-//   - [TestStore] checks that a [sessions.Store] keeps the rules. Every store of package sessions passes it.
-//   - [NewMemoryStore] makes a store in memory.
-//   - [WithSession] gives a request a session, so that a handler can be tested without a Manager.
+//   - [TestStore] checks that a [sessions.Store] meets its contract. Every store of package sessions passes it.
+//   - [NewMemoryStore] returns an in-memory store.
+//   - [WithSession] gives a request a session, so that you can test a handler without a Manager.
 package sessiontest

@@ -23,7 +23,7 @@ func login(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, "welcome")
 }
 
-// A handler is tested with a session that tells what the handler has done with it.
+// Testing a handler with a session that shows what the handler has done.
 func ExampleWithSession() {
 	r, s := sessiontest.WithSession(httptest.NewRequest("POST", "/login", nil))
 	w := httptest.NewRecorder()
@@ -37,7 +37,7 @@ func ExampleWithSession() {
 	// user: 42 renewed: true
 }
 
-// Values that are set before Commit are those of a client that came back.
+// Values set before Commit are those of a returning client.
 func ExampleSession_Commit() {
 	s := sessiontest.NewSession()
 	_ = userID.Set(s, 42)
@@ -54,7 +54,7 @@ func ExampleSession_Commit() {
 	// user: 42 another ID: true
 }
 
-// The store counts its calls: a request whose handler does not ask for its session costs none.
+// The store counts its calls: a request whose handler does not ask for its session causes none.
 func ExampleNewMemoryStore() {
 	store := sessiontest.NewMemoryStore()
 	manager, err := sessions.New(sessions.Config{Store: store})
@@ -78,7 +78,7 @@ func ExampleNewMemoryStore() {
 	// login: 0 loads, 1 saves, 1 records
 }
 
-// A store of one's own is tested with one call, which stands in a test function of its own.
+// One call tests your own store. Put it in a test function.
 func ExampleTestStore() {
 	_ = func(t *testing.T) { // func TestMyStore(t *testing.T)
 		sessiontest.TestStore(t, func(t *testing.T) sessions.Store {

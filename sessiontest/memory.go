@@ -10,19 +10,19 @@ import (
 	"handover.example/sessions"
 )
 
-// MemoryStore keeps sessions in the memory of the process: for tests, and as a model of how to write a store. It holds
-// to all that [sessions.Store] asks for, but its sessions are gone when the process ends, and no other process sees them.
+// MemoryStore keeps sessions in memory. It is for tests, and shows how to write a store. It meets the contract of
+// [sessions.Store], but its sessions are lost when the process ends, and no other process sees them.
 //
-// Make one with [NewMemoryStore]. It is safe for concurrent use, must not be copied, starts no goroutine, and takes the
-// time from the clock of [time.Now], so that it fits a [testing/synctest] bubble.
+// Create one with [NewMemoryStore]. It is safe for concurrent use, and must not be copied. It starts no goroutine and
+// reads the time from [time.Now], so it works in a [testing/synctest] bubble.
 type MemoryStore struct {
 	mu      sync.Mutex
-	records map[string]entry // by ID: the token is in the client's cookie and nowhere else
+	records map[string]entry // by ID, because only the client's cookie may hold the token
 	sweepAt int
 	calls   struct{ loads, saves, touches, deletes int }
 }
 
-// entry is a record as text, so that nothing is shared with the caller, and as a store on a server would have it.
+// entry is a record as text, as a server-side store would have it. It shares nothing with the caller.
 type entry struct {
 	text    []byte
 	expires time.Time
@@ -31,7 +31,7 @@ type entry struct {
 // NewMemoryStore returns an empty MemoryStore.
 func NewMemoryStore() *MemoryStore { return &MemoryStore{records: map[string]entry{}} }
 
-// Len returns how many records there are that have not expired. Tombstones count.
+// Len returns the number of records that have not expired, including tombstones.
 func (s *MemoryStore) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,8 +39,8 @@ func (s *MemoryStore) Len() int {
 	return len(s.records)
 }
 
-// Calls returns how often each method has been called so far. A token that is refused by its shape alone is not a load:
-// the records were not asked.
+// Calls returns how often each method has been called so far. A Load that rejects a token by its shape does not count,
+// because it queries no record.
 func (s *MemoryStore) Calls() (loads, saves, touches, deletes int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,7 +82,7 @@ func (s *MemoryStore) Save(ctx context.Context, _ string, rec *sessions.Record, 
 	}
 	text, err := json.Marshal(rec)
 	if err != nil {
-		return "", errValue // what encoding/json says may quote the value
+		return "", errValue // the error of encoding/json may quote the value
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +96,7 @@ func (s *MemoryStore) Save(ctx context.Context, _ string, rec *sessions.Record, 
 	current := s.current(rec)
 	switch {
 	case base == 0 && (rec.Revoked || current == nil):
-		// new, or a tombstone in place of whatever is there
+		// new, or a tombstone that overwrites any record
 	case current == nil || current.Revoked:
 		return "", sessions.ErrGone
 	case base != current.Version:
@@ -106,7 +106,7 @@ func (s *MemoryStore) Save(ctx context.Context, _ string, rec *sessions.Record, 
 	return rec.Token, nil
 }
 
-// Touch renews the expiry. It implements [sessions.Store].
+// Touch extends the expiry. It implements [sessions.Store].
 func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +119,7 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 		return "", sessions.ErrGone
 	}
 	if current.Version != rec.Version {
-		return rec.Token, nil // the write that made it has renewed it
+		return rec.Token, nil // the newer write has extended it
 	}
 	current.Expires, current.Idle = rec.Expires, rec.Idle
 	text, err := json.Marshal(current)
@@ -130,7 +130,8 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 	return rec.Token, nil
 }
 
-// Delete removes the record, but not the tombstone of a renewal, which is ErrGone. It implements [sessions.Store].
+// Delete removes the record. If it finds the tombstone of a renewal, it leaves it and returns [sessions.ErrGone]. It
+// implements [sessions.Store].
 func (s *MemoryStore) Delete(ctx context.Context, _ string, rec *sessions.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +151,7 @@ var (
 	errValue  = errors.New("sessiontest: the record has a value that is not JSON")
 )
 
-// current returns what is there in place of rec; nil if nothing is, or if it has expired.
+// current returns the stored record with the ID of rec, or nil if there is none or it has expired.
 func (s *MemoryStore) current(rec *sessions.Record) *sessions.Record {
 	e, ok := s.records[rec.ID]
 	if !ok || !time.Now().Before(e.expires) {
@@ -173,7 +174,7 @@ func (e entry) record(token string) (*sessions.Record, error) {
 
 const sweepLeast = 1024
 
-// put writes an entry. Now and then it drops what has expired, so that the cost of doing so is shared by many writes.
+// put writes an entry. Sometimes it also deletes expired entries, so that many writes share the cost.
 func (s *MemoryStore) put(id string, e entry) {
 	s.records[id] = e
 	if len(s.records) > max(sweepLeast, s.sweepAt) {

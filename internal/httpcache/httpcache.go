@@ -1,4 +1,4 @@
-// Package httpcache knows the response headers that a cache obeys.
+// Package httpcache sets the response headers that caches obey.
 package httpcache
 
 import (
@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Forbid makes every cache drop the response: it replaces whatever the header says of caching by Cache-Control: no-store.
-// It returns the names of the headers that asked a shared cache to keep the response, in order.
+// Forbid forbids every cache to store the response: it replaces all caching headers with Cache-Control: no-store. It
+// returns the names of the headers that asked a shared cache to store the response, in order.
 func Forbid(h http.Header) (dropped []string) {
 	for name, values := range h {
 		if !isCacheHeader(name) {
@@ -25,7 +25,7 @@ func Forbid(h http.Header) (dropped []string) {
 	return dropped
 }
 
-// VaryByCookie adds Cookie to Vary, unless it is there: the response depends on the cookie.
+// VaryByCookie adds Cookie to Vary, unless it is there, because the response depends on the cookie.
 func VaryByCookie(h http.Header) {
 	for _, line := range h["Vary"] {
 		for name := range strings.SplitSeq(line, ",") {
@@ -38,8 +38,8 @@ func VaryByCookie(h http.Header) {
 	h["Vary"] = append(h["Vary"], "Cookie")
 }
 
-// isCacheHeader reports whether a cache obeys the header, some before Cache-Control: also the targeted ones of RFC 9213,
-// which are those of one CDN or another, in whatever case a handler wrote them into the map.
+// isCacheHeader reports whether caches obey the header. They include the targeted headers of RFC 9213, such as
+// CDN-Cache-Control, which some CDNs obey before Cache-Control, in whatever case a handler wrote them into the map.
 func isCacheHeader(name string) bool {
 	switch name = textproto.CanonicalMIMEHeaderKey(name); name {
 	case "Cache-Control", "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
@@ -48,7 +48,8 @@ func isCacheHeader(name string) bool {
 	return strings.HasSuffix(name, "Cdn-Cache-Control")
 }
 
-// asksForCaching reports whether a header lets a shared cache keep the response. Expires alone is not worth an event.
+// asksForCaching reports whether a header allows a shared cache to store the response. Expires alone is not worth an
+// event.
 func asksForCaching(name string, values []string) bool {
 	v := strings.ToLower(strings.Join(values, ","))
 	switch textproto.CanonicalMIMEHeaderKey(name) {

@@ -1,7 +1,7 @@
 // Package jsonindex finds the members of a JSON object without decoding them.
 //
-// A session of a hundred keys is mostly asked for one of them. Parse walks the text once, checks that it is
-// valid JSON, and notes where each member stands; the values stay the text that they were.
+// Most requests read only one key of a session, however many it has. Parse scans the text once, checks that it is valid
+// JSON, and records where each member is; the values remain text.
 package jsonindex
 
 import (
@@ -13,18 +13,17 @@ import (
 	"unicode/utf8"
 )
 
-// Entry is one member of an object: its key, decoded, and its value as it stands in the text.
+// Entry is one member of an object: its decoded key, and its value as it is in the text.
 type Entry struct{ Key, Raw string }
 
-// ErrSyntax says that the text is not a JSON object. It carries nothing of the text, which may be secret.
+// ErrSyntax means that the text is not a JSON object. It contains nothing of the text, which may be secret.
 var ErrSyntax = errors.New("not a JSON object")
 
-// maxDepth is the nesting that encoding/json accepts for a value on its own.
+// maxDepth is the nesting depth that encoding/json accepts for a single value.
 const maxDepth = 10000
 
-// Parse indexes the JSON object at the start of src and returns what follows it.
-// Of two members with the same key the last one counts, as in encoding/json.
-// The entries share the memory of src.
+// Parse indexes the JSON object at the start of src and returns what follows it. Of two members with the same key, the
+// last one wins, as in encoding/json. The entries share the memory of src.
 func Parse(src string) (entries []Entry, rest string, err error) {
 	i := space(src, 0)
 	if i >= len(src) || src[i] != '{' {
@@ -71,23 +70,23 @@ func Parse(src string) (entries []Entry, rest string, err error) {
 	}
 }
 
-// decode is on its own so that the keys which need no decoding stay on the stack.
+// decode is a separate function so that keys which need no decoding do not escape to the heap.
 func decode(quoted string) (key string, err error) {
 	err = json.Unmarshal([]byte(quoted), &key)
 	return key, err
 }
 
-// keySet appends entries and replaces those whose key came before. Few members are compared one by one; many get a table
-// of hashes, so that a record of thousands of keys does not cost the square of their number. A map would take as long as
-// the rest of Parse: nothing is looked up in it later.
+// keySet appends entries, and replaces an earlier entry with the same key. It compares a few members one by one; for
+// many it uses a hash table, so that the time does not grow with the square of their number. A map would take as long
+// as the rest of Parse, and is not needed afterwards.
 type keySet struct {
 	entries *[]Entry
-	slots   []uint32 // open addressing: the index of an entry and one, 0 where there is none
+	slots   []uint32 // open addressing: the index of an entry plus one, or 0
 }
 
 const scanLimit = 32
 
-// seed is another one in each process, so that nobody can choose keys that collide.
+// seed differs in each process, so that no client can choose keys that collide.
 var seed = maphash.MakeSeed()
 
 func (k *keySet) put(e Entry) {
@@ -117,7 +116,7 @@ func (k *keySet) put(e Entry) {
 	*k.entries = append(list, e)
 }
 
-// slot finds the place of a key, or the free one where it belongs. At most half of them are taken.
+// slot returns the slot of a key, or the free slot where it belongs. At most half of the slots are in use.
 func (k *keySet) slot(key string) *uint32 {
 	mask := uint64(len(k.slots) - 1)
 	for at := maphash.String(seed, key) & mask; ; at = (at + 1) & mask {
@@ -127,7 +126,7 @@ func (k *keySet) slot(key string) *uint32 {
 	}
 }
 
-// The scanners below take the index where an element starts and return the index behind it, or -1.
+// The scanners below take the index at which an element starts, and return the index after it, or -1.
 
 func space(s string, i int) int {
 	for i < len(s) && (s[i] == ' ' || s[i] == '\n' || s[i] == '\t' || s[i] == '\r') {
@@ -243,9 +242,9 @@ func str(s string, i int) int {
 	return -1
 }
 
-// plain skips what is neither a quote, a backslash nor a control character, eight bytes at a time. Most of a record is
-// text like that. Where a byte of w is less than n, w - n*ones borrows from its highest bit; of the bytes in which that
-// shows, the first one is always one of them.
+// plain skips bytes other than quotes, backslashes and control characters, eight at a time. Most of a record is such
+// text. If a byte of w is less than n, w - n*ones borrows from its highest bit. The borrow may also change later bytes,
+// but the first byte that shows it is less than n.
 func plain(s string, i int) int {
 	const ones, high = 0x0101010101010101, 0x8080808080808080
 	for ; i+8 <= len(s); i += 8 {

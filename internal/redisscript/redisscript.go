@@ -1,11 +1,11 @@
-// Package redisscript holds the Lua scripts of the Redis store. Each works on one key, so that it runs in a cluster.
+// Package redisscript contains the Lua scripts of the Redis store. Each uses one key, so that it runs in a cluster.
 //
-// A record is text with its header at a fixed place (see record.go of the parent package):
+// A record is text with its header at fixed offsets (see record.go of the root package):
 //
 //	["i<ID 22><version 9><created 7><idle 7><expires 7><deadline 7><flags 1><marks 6 each>",{...
 //
-// Lua counts from 1: the version stands at 26 to 34, the idle timeout and the expiry at 42 to 55, the flags at 63, the
-// marks from 64 on. The flags of a tombstone are the digit 3 (byte 51), or 4 (byte 52) where the session was renewed.
+// Lua counts from 1: the version is at 26 to 34, the idle timeout and the expiry at 42 to 55, the flags at 63, and the
+// marks from 64 on. The flags of a tombstone are the digit 3 (byte 51), or 4 (byte 52) if the session was renewed.
 package redisscript
 
 import "github.com/redis/go-redis/v9"
@@ -13,33 +13,34 @@ import "github.com/redis/go-redis/v9"
 // MarkLength is the length of the mark that each write leaves in the record.
 const MarkLength = 6
 
-// MaxMarks is how many marks a record keeps; the script Save has it as 768 characters.
+// MaxMarks is how many marks a record keeps; in the script Save, it is written as 768 characters.
 const MaxMarks = 128
 
-// The answers of the scripts that are not a record.
+// The replies of the scripts, unless the reply is a record.
 const (
 	Missing = 0 // there is no such key, or it is a tombstone
-	Done    = 1 // written, now or by the first run of this very command
-	Newer   = 2 // another version is there; nothing was written
+	Done    = 1 // written, now or by an earlier run of the same command
+	Newer   = 2 // the key has another version; nothing was written
 )
 
-// whenFull comes before a SET that has failed and is tried again. A server at its maxmemory refuses SET, also of
-// something smaller than what is there; but only as the first write of a script, which it cannot stop half-way. PEXPIRE
-// is a write that needs no memory, and takes nothing away if the SET fails again.
+// whenFull runs before a failed SET is tried again. A server at its maxmemory rejects a SET, even one that makes the
+// value smaller, but only if it is the first write of a script, which the server cannot stop half-way. PEXPIRE is a
+// write that needs no memory, and does no harm if the SET fails again.
 const whenFull = `redis.call('PEXPIRE', KEYS[1], ARGV[2])`
 
-// Save replaces a record by its next version.
+// Save replaces a record with its next version.
 //
 //	KEYS[1]  the session
 //	ARGV[1]  the record to write
 //	ARGV[2]  its lifetime in milliseconds
-//	ARGV[3]  the version that must be there, and the mark of this write, the last of those in the record
-//	ARGV[4]  given if the marks that are there are to be kept; not if they are too old to matter, or in the record
+//	ARGV[3]  the version that the key must have, and the mark of this write, which is the last mark in the record
+//	ARGV[4]  present if the stored marks must be kept; absent if they are too old to matter, or in the record
 //
-// It answers Done, Missing, or the record that is there instead. A client that lost the reply sends the command again:
-// the second run finds its mark, also if others have written since, and answers Done. With ARGV[4] the marks that are
-// there stay also if the writer made its record from another copy, which did not have them. A tombstone is never
-// replaced: it may have the version of the record whose place it took. A tombstone is also written to a server that is full: see whenFull.
+// It returns Done, Missing, or the record that the key has instead. A client that lost the reply sends the command
+// again: the second run finds its mark, even if other clients have written since, and returns Done. With ARGV[4], the
+// stored marks are kept even if the writer made its record from another copy, which did not have them. A tombstone is
+// never replaced, because it may have the version of the record that it replaced. A tombstone can be written to a full
+// server: see whenFull.
 var Save = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
@@ -77,15 +78,16 @@ redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
-// Touch renews the expiry of a record, in the record and of the key, and leaves the values as they are. The idle timeout
-// goes with the expiry that was made of it: a reader with another timeout finds from both when the session was last used.
+// Touch extends the expiry of a record, in the record and of the key, and does not change the values. It also sets the
+// idle timeout from which the expiry was computed: a reader with another timeout needs both to find when the session
+// was last used.
 //
 //	KEYS[1]  the session
-//	ARGV[1]  the version that must be there
+//	ARGV[1]  the version that the key must have
 //	ARGV[2]  the lifetime in milliseconds
 //	ARGV[3]  the idle timeout and the new expiry, as in the header
 //
-// It answers Done, Missing or Newer. The record keeps its length, and is written to a server that is full, too.
+// It returns Done, Missing or Newer. The record keeps its length, and can be written to a full server.
 var Touch = redis.NewScript(`
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
@@ -100,7 +102,7 @@ redis.call('SET', KEYS[1], record, 'PX', ARGV[2])
 return 1
 `)
 
-// Delete deletes a record, whatever its version, but no tombstone. It answers Done, Missing or the tombstone.
+// Delete deletes a record, whatever its version, but not a tombstone. It returns Done, Missing or the tombstone.
 //
 //	KEYS[1]  the session
 var Delete = redis.NewScript(`
@@ -111,7 +113,7 @@ if flags == 51 or flags == 52 then return current end
 return redis.call('DEL', KEYS[1])
 `)
 
-// GiveTTL gives a key without a TTL one, in milliseconds, and answers 1; it answers 0 for any other key.
+// GiveTTL gives a TTL, in milliseconds, to a key without one, and returns 1; for any other key it returns 0.
 var GiveTTL = redis.NewScript(`
 if redis.call('PTTL', KEYS[1]) ~= -1 then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[1])

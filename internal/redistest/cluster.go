@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// StartCluster runs a cluster of n masters without replicas, and stops it when the test ends.
+// StartCluster starts a cluster of n masters without replicas, and stops it when the test ends.
 func StartCluster(tb testing.TB, n int) []*Server {
 	tb.Helper()
 	const slots = 16384

@@ -14,16 +14,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Fault says what a [Proxy] does to one command.
+// Fault is what a [Proxy] does to one command.
 type Fault int
 
 const (
 	Pass      Fault = iota // nothing
-	LoseReply              // redis runs the command, and the connection drops before its reply
-	LoseCall               // the connection drops before redis sees the command
+	LoseReply              // Redis runs the command, and the connection drops before the reply
+	LoseCall               // the connection drops before Redis gets the command
 )
 
-// Proxy stands between a client and a redis-server and drops connections when it is told to.
+// Proxy is a proxy between a client and a redis-server that can drop connections.
 type Proxy struct {
 	Addr string
 
@@ -36,7 +36,7 @@ type Proxy struct {
 	wg    sync.WaitGroup
 }
 
-// Proxy starts a proxy in front of the server, which ends with the test.
+// Proxy starts a proxy in front of the server, and stops it when the test ends.
 func (s *Server) Proxy(tb testing.TB) *Proxy {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,16 +55,16 @@ func (s *Server) Proxy(tb testing.TB) *Proxy {
 	return p
 }
 
-// SetFault sets what is asked for each command, with its name in upper case. It may block, to hold a command back. Nil
-// lets everything pass.
+// SetFault sets the function that decides about each command, given its name in upper case. The function may block, to
+// delay a command. With nil, all commands pass.
 func (p *Proxy) SetFault(fault func(args []string) Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fault = fault
 }
 
-// LoseOnce makes the proxy lose the reply to the next command for which match is true; before its repetition passes,
-// hold runs, if it is not nil. The counter says how often the command has come.
+// LoseOnce makes the proxy lose the reply to the next command for which match returns true. If hold is not nil, it runs
+// before the repeated command passes. The counter counts how often the command has come.
 func (p *Proxy) LoseOnce(match func(args []string) bool, hold func()) (came func() int) {
 	var mu sync.Mutex
 	n := 0
@@ -95,7 +95,7 @@ func (p *Proxy) LoseOnce(match func(args []string) bool, hold func()) (came func
 	}
 }
 
-// Cut drops every connection that there is.
+// Cut drops all open connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -104,7 +104,7 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Client returns a client of the proxy that repeats a command three times, as go-redis does by default, soon.
+// Client returns a client of the proxy that repeats a command three times, as go-redis does by default, but sooner.
 func (p *Proxy) Client(tb testing.TB) *redis.Client {
 	tb.Helper()
 	rdb := redis.NewClient(&redis.Options{
@@ -143,7 +143,7 @@ func (p *Proxy) drop(c net.Conn) {
 	_ = c.Close()
 }
 
-// serve passes on one command and its reply after the other.
+// serve passes on commands and their replies, one after the other.
 func (p *Proxy) serve(client net.Conn) {
 	p.track(client)
 	defer p.drop(client)
@@ -221,7 +221,7 @@ func readHead(r *bufio.Reader, kind byte) (line []byte, n int, err error) {
 	return line, n, err
 }
 
-// readReply appends one whole reply, of either version of the protocol, with what is pushed before it.
+// readReply appends one whole reply, in either version of the protocol, including messages pushed before it.
 func readReply(raw []byte, r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadBytes('\n')
 	if err != nil {

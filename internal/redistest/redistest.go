@@ -17,7 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Server is a redis-server that belongs to a test.
+// Server is a redis-server for one test.
 type Server struct {
 	Addr string
 
@@ -30,9 +30,9 @@ type Server struct {
 	waited chan error
 }
 
-// Start runs a redis-server on a free port of the loopback interface, without persistence, and stops it when the test
-// ends. More arguments are those of redis-server. Where there is no redis-server the test is skipped; with CI set in
-// the environment it fails.
+// Start starts a redis-server on a free port of the loopback interface, without persistence, and stops it when the test
+// ends. It passes args on to redis-server. If there is no redis-server, the test is skipped; if CI is set in the
+// environment, it fails.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -53,8 +53,9 @@ func Start(tb testing.TB, args ...string) *Server {
 	return nil
 }
 
-// Overlap lets eight tests run in parallel, unless -parallel gives another number: those that call t.Parallel wait for
-// servers and clocks most of the time, and would wait in turn on a machine with two processors. It is for TestMain.
+// Overlap lets eight tests run in parallel, unless -parallel sets another number. Tests that call t.Parallel mostly
+// wait for servers and clocks, and on a machine with two processors only two would wait at a time. Call it from
+// TestMain.
 func Overlap() {
 	flag.Parse()
 	given := false
@@ -64,8 +65,8 @@ func Overlap() {
 	}
 }
 
-// freeAddr picks a port below those that systems choose from by themselves, so that nobody takes it while a server is
-// stopped and before it is started again.
+// freeAddr picks a port below the ephemeral range, so that no other program gets it while a server is stopped and
+// before it is restarted.
 func freeAddr(tb testing.TB) string {
 	tb.Helper()
 	var err error
@@ -122,7 +123,7 @@ func (s *Server) start() error {
 	}
 }
 
-// Stop ends the server at once, as a crash would. It may be started again with Restart.
+// Stop kills the server, as in a crash. Restart starts it again.
 func (s *Server) Stop() {
 	if s.cmd == nil {
 		return
@@ -132,7 +133,7 @@ func (s *Server) Stop() {
 	s.cmd = nil
 }
 
-// Restart starts the server again on the same address: empty, unless its arguments make it keep what it has.
+// Restart starts the server again at the same address. It is empty, unless its arguments enable persistence.
 func (s *Server) Restart() {
 	s.tb.Helper()
 	s.Stop()

@@ -1,5 +1,5 @@
-// Package respwriter wraps an http.ResponseWriter so that something can happen once, before the first byte of the
-// response, and can still replace the response.
+// Package respwriter wraps an http.ResponseWriter so that a hook runs once, before the first byte of the response, and
+// can still replace the response.
 package respwriter
 
 import (
@@ -12,18 +12,19 @@ import (
 	"sync/atomic"
 )
 
-// Hooks is what happens around the response.
+// Hooks are called before the response and if it fails.
 type Hooks interface {
 	// BeforeResponse runs once, before anything of the final response reaches the client. The headers can still be
-	// changed. If it fails, nothing that the handler made of the response is sent.
+	// changed. If it fails, nothing of the handler's response is sent.
 	BeforeResponse(hijack bool) error
-	// Failed answers in place of the handler, after BeforeResponse has failed. The headers are again what they were
-	// when the handler was called.
+	// Failed responds instead of the handler after BeforeResponse has failed. The headers are reset to those from
+	// before the handler was called.
 	Failed(w http.ResponseWriter, err error)
 }
 
 // Writer is the wrapped response. It is meant to be a field of the caller's own state, so that a request costs one
-// allocation for both. It is used by one goroutine at a time, as any ResponseWriter; only Begun is for all.
+// allocation for both. Like any ResponseWriter, it is used by one goroutine at a time; only Begun is safe for
+// concurrent use.
 type Writer struct {
 	inner http.ResponseWriter
 	hooks Hooks
@@ -32,24 +33,25 @@ type Writer struct {
 	outer []line  // the headers before the handler ran
 	few   [2]line // most requests have none this early
 
-	answered bool        // Hooks.Failed has come to its end
-	answer   http.Header // the headers as it left them
+	answered bool        // Hooks.Failed has returned
+	answer   http.Header // the headers as Hooks.Failed left them
 }
 
 const (
 	open   = iota // nothing has been sent
-	begun         // the response is the handler's
-	failed        // the response is that of Hooks.Failed
+	begun         // the handler's response has begun
+	failed        // Hooks.Failed has responded
 )
 
-// line is one header line. A header without any has one with none set: net/http knows such headers ("Date": nil).
+// line is one header line. A header without lines is represented by a line without a value: net/http gives such headers
+// a meaning ("Date": nil).
 type line struct {
 	key, value string
 	none       bool
 }
 
-// Wrap sets t up over w and returns it with the optional interfaces that w has, no more and no fewer. When the handler
-// has returned, End must be called.
+// Wrap initializes t to wrap w, and returns it with exactly the optional interfaces that w has. When the handler has
+// returned, call End.
 func (t *Writer) Wrap(w http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	t.inner, t.hooks = w, hooks
 	t.keepHeaders()
@@ -72,8 +74,8 @@ func (t *Writer) Wrap(w http.ResponseWriter, hooks Hooks) http.ResponseWriter {
 	return variants[set](t)
 }
 
-// reaches says whether w, or a writer that it unwraps to, is a T. http.ResponseController looks that deep too, and
-// would pass by a wrapper that did not.
+// reaches reports whether w, or a writer that it unwraps to, is a T. http.ResponseController looks as deep, and would
+// bypass a wrapper that did not.
 func reaches[T any](w http.ResponseWriter) bool {
 	for {
 		if _, ok := w.(T); ok {
@@ -90,8 +92,8 @@ func reaches[T any](w http.ResponseWriter) bool {
 // Begin runs the hook if nothing has been sent yet. It reports the error with which the handler's response was dropped.
 func (t *Writer) Begin() error { return t.begin(false) }
 
-// Begun says whether the response has begun, the handler's or the one that took its place. It may be called from any
-// goroutine.
+// Begun reports whether the response has begun, either the handler's or the one that replaced it. It is safe for
+// concurrent use.
 func (t *Writer) Begun() bool { return t.phase.Load() != open }
 
 func (t *Writer) begin(hijack bool) error {
@@ -111,14 +113,15 @@ func (t *Writer) begin(hijack bool) error {
 	return nil
 }
 
-// End must be called when the handler has returned. If its response was dropped, then so is what it has done since to a
-// header map that it had kept: trailers are read only now, and a writer outside may send every header this late.
+// End must be called when the handler has returned. If the handler's response was dropped, End also drops what the
+// handler has done since to a header map that it kept: trailers are read only now, and an outer writer may send every
+// header this late.
 func (t *Writer) End() {
 	if t.phase.Load() != failed {
 		return
 	}
 	if !t.answered {
-		// Failed has panicked, and the handler has recovered from it: an empty 200 would look like success.
+		// Failed has panicked, and the handler has recovered: an empty 200 would look like success.
 		panic(http.ErrAbortHandler)
 	}
 	h := t.inner.Header()
@@ -126,7 +129,7 @@ func (t *Writer) End() {
 	maps.Copy(h, t.answer)
 }
 
-// keepHeaders notes the headers by value: a handler may write into the slices that are there.
+// keepHeaders saves the headers by value, because a handler may write into their slices.
 func (t *Writer) keepHeaders() {
 	h, n := t.inner.Header(), 0
 	if len(h) == 0 {
@@ -161,17 +164,17 @@ func (t *Writer) restoreHeaders() {
 	}
 }
 
-// base is the part that every variant has.
+// base is the part that all variants share.
 type base struct{ t *Writer }
 
 func (w base) Header() http.Header {
 	if w.t.phase.Load() == failed {
-		return http.Header{} // the response that was sent is not the handler's
+		return http.Header{} // the handler's response was dropped
 	}
 	return w.t.inner.Header()
 }
 
-// Unwrap lets http.ResponseController reach deadlines and full duplex.
+// Unwrap lets http.ResponseController reach deadlines and full-duplex mode.
 func (w base) Unwrap() http.ResponseWriter { return w.t.inner }
 
 func (w base) WriteHeader(code int) {
@@ -196,8 +199,8 @@ func (w base) Write(b []byte) (int, error) {
 	return w.t.inner.Write(b)
 }
 
-// CloseNotify is deprecated, and some still ask for it without looking whether it is there (gin's Stream): it always is.
-// Over a writer that has none it never notifies.
+// CloseNotify is deprecated, but some callers assume without a check that it exists (gin's Stream), so every variant
+// has it. If the wrapped writer does not, it never notifies.
 func (w base) CloseNotify() <-chan bool {
 	if n, ok := w.t.inner.(interface{ CloseNotify() <-chan bool }); ok {
 		return n.CloseNotify()
@@ -240,5 +243,5 @@ func (w base) writeString(s string) (int, error) {
 	return io.WriteString(w.t.inner, s)
 }
 
-// Header gives the headers of the response as they will be sent.
+// Header returns the headers of the response as they will be sent.
 func (t *Writer) Header() http.Header { return t.inner.Header() }

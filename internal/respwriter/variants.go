@@ -1,6 +1,6 @@
-// The variants of the writer, one for each set of optional interfaces: F Flusher, H Hijacker, R ReaderFrom, P Pusher,
-// S StringWriter. Each adds one method to the one before it, and each is a single pointer, so that turning it into an
-// interface allocates nothing.
+// The variants of the writer, one per set of optional interfaces: F Flusher, H Hijacker, R ReaderFrom, P Pusher, S
+// StringWriter. Each adds one method to an earlier one, and each is a single pointer, so that converting it to an
+// interface does not allocate.
 
 package respwriter
 

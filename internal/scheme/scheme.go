@@ -1,4 +1,4 @@
-// Package scheme tells whether a request came by https, also when TLS ended at a proxy.
+// Package scheme detects whether a request came over HTTPS, even if a proxy terminated TLS.
 package scheme
 
 import (
@@ -8,33 +8,33 @@ import (
 	"strings"
 )
 
-// Policy says whom to believe. The zero Policy believes TLS alone.
+// Policy decides which proxies are trusted. The zero Policy trusts only TLS on the connection itself.
 type Policy struct {
 	Header     string // the one header that is read, in canonical form
 	Trusted    []netip.Prefix
 	UnixSocket bool // trust peers without an address
 }
 
-// PrivateRanges are the addresses that a proxy of one's own has: loopback (RFC 1122, RFC 4291), private use (RFC 1918)
-// and unique local (RFC 4193).
+// PrivateRanges are the addresses from which your own proxies usually connect: loopback (RFC 1122, RFC 4291), private
+// use (RFC 1918) and unique local (RFC 4193).
 var PrivateRanges = []netip.Prefix{
 	netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128"),
 	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("192.168.0.0/16"),
 	netip.MustParsePrefix("fc00::/7"),
 }
 
-// Verdict is what Detect found.
+// Verdict is the result of Detect.
 type Verdict struct {
 	HTTPS bool
-	// Ignored says that the header was there, but came from a peer that is not trusted.
+	// Ignored reports whether the header came from a peer that is not trusted.
 	Ignored bool
-	// Claim is the scheme that the header names, in the request's own spelling; empty without a header.
+	// Claim is the scheme that the header names, spelled as in the request; empty without a header.
 	Claim string
 }
 
-// Detect applies the policy: TLS on the connection itself, or the leftmost element of the header from a trusted peer,
-// because that is what the edge saw that the browser spoke to. The URL of the request is never read: servers leave its
-// scheme empty, and clients can fill it.
+// Detect applies the policy: TLS on the connection itself, or the leftmost element of the header from a trusted peer.
+// The leftmost element is what the edge saw, to which the browser connected. Detect never reads the URL of the request:
+// servers leave its scheme empty, and clients can set it.
 func (p *Policy) Detect(r *http.Request) Verdict {
 	if r.TLS != nil {
 		return Verdict{HTTPS: true}
@@ -50,13 +50,13 @@ func (p *Policy) Detect(r *http.Request) Verdict {
 	return Verdict{HTTPS: isSecure(claim), Claim: claim}
 }
 
-// isSecure knows the names that proxies give to TLS: Traefik says wss for the handshake of a WebSocket, and some have a
-// header that says on.
+// isSecure recognizes the values that proxies send for TLS: Traefik sends wss for the handshake of a WebSocket, and
+// some proxies have a header with the value on.
 func isSecure(claim string) bool {
 	return strings.EqualFold(claim, "https") || strings.EqualFold(claim, "wss") || strings.EqualFold(claim, "on")
 }
 
-// leftmost gives the scheme in the first element of the header: the element itself, or its proto parameter in the
+// leftmost returns the scheme in the first element of the header: the element itself, or its proto parameter in the
 // Forwarded header (RFC 7239).
 func leftmost(header, line string) string {
 	if header != "Forwarded" {
@@ -91,7 +91,7 @@ func cutUnquoted(s string, separator byte) (before, after string) {
 	return s, ""
 }
 
-// trusts says whether the direct peer is one of the proxies. What is not an address and a port is not trusted.
+// trusts reports whether the direct peer is one of the proxies. A peer without an address and a port is not trusted.
 func (p *Policy) trusts(remote string) bool {
 	if IsUnixSocket(remote) {
 		return p.UnixSocket
@@ -109,7 +109,7 @@ func (p *Policy) trusts(remote string) bool {
 	return false
 }
 
-// IsUnixSocket says whether a RemoteAddr is that of a peer without an address.
+// IsUnixSocket reports whether a RemoteAddr is that of a peer without an address.
 func IsUnixSocket(remote string) bool {
 	return remote == "" || remote[0] == '@' || remote[0] == '/'
 }
