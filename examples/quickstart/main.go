@@ -1,5 +1,5 @@
-// Command quickstart serves one page with a session: a counter, a value from a form, log in, log out and a flash
-// message. It needs nothing but Go:
+// Command quickstart serves one page with a session: a counter, a value from a form, login, logout and a flash message.
+// It needs only Go:
 //
 //	go run ./examples/quickstart
 package main
@@ -24,7 +24,7 @@ import (
 	"handover.example/sessions"
 )
 
-// What a session of this program holds. Everything below uses these keys, so that a type is written once.
+// The values of a session. Everything below uses these keys, so that each type is written once.
 var (
 	user   = sessions.NewKey[string]("user")
 	note   = sessions.NewKey[string]("note")
@@ -37,18 +37,19 @@ var pageHTML string
 
 var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
-// server is one instance of the program: what it says about itself on the page.
+// server is one instance of the program, and what the page says about it.
 type server struct {
 	ServedBy, Store string
 	PID             int
 }
 
-// handler puts together what a request passes through: other sites may not POST here, every request has a session.
+// handler combines what a request passes through: other sites may not POST here, and every request has a session.
 func (srv server) handler(store sessions.Store, events *log.Logger) (http.Handler, error) {
 	mgr, err := sessions.New(sessions.Config{
 		Store:       store,
 		IdleTimeout: 30 * time.Minute,
-		// The events below say all that the Logger would. In production leave both lines out: what needs a person is logged.
+		// The events printed below include everything that the Logger would get. In production, omit both lines: by
+		// default, events that a person can act on are logged.
 		Logger:  slog.New(slog.DiscardHandler),
 		Observe: func(_ context.Context, e sessions.Event) { printEvent(events, e) },
 	})
@@ -63,8 +64,8 @@ func (srv server) handler(store sessions.Store, events *log.Logger) (http.Handle
 	return http.NewCrossOriginProtection().Handler(mgr.Wrap(http.MaxBytesHandler(mux, 64<<10))), nil
 }
 
-// withSession gives a handler its session. An error says that the store could not answer, and not that nobody is logged
-// in: do not go on without the session.
+// withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged
+// in: do not continue without the session.
 func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())
@@ -72,13 +73,13 @@ func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session)
 			err = next(w, r, s)
 		}
 		if err != nil {
-			http.Error(w, "The session store does not answer. Please try again in a moment.", http.StatusServiceUnavailable)
+			http.Error(w, "The session store does not respond. Please try again in a moment.", http.StatusServiceUnavailable)
 		}
 	})
 }
 
 func (srv server) page(w http.ResponseWriter, _ *http.Request, s sessions.Session) error {
-	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at once both count
+	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at the same time both count
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,7 @@ func (srv server) page(w http.ResponseWriter, _ *http.Request, s sessions.Sessio
 	data.Flash, _ = flash.Take(s) // shown once
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = pageTemplate.Execute(w, data) // a session that cannot be saved is answered for us, and a visitor may hang up
+	_ = pageTemplate.Execute(w, data) // if the session cannot be saved, the ErrorHandler responds; a visitor may hang up
 	return nil
 }
 
@@ -104,18 +105,18 @@ func saveNote(w http.ResponseWriter, r *http.Request, s sessions.Session) error 
 func login(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
 	name := clean(r.PostFormValue("name")) // a real program checks a password here
 	if name == "" {
-		return done(w, r, s, "Please give a name.", nil)
+		return done(w, r, s, "Please enter a name.", nil)
 	}
-	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
+	s.Renew() // a token that was planted in this browser before is now worthless
 	return done(w, r, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))
 }
 
 func logout(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
-	s.Destroy() // what is set from here on belongs to a new session
+	s.Destroy() // values set from here on belong to a new session
 	return done(w, r, s, "You are logged out. This is a new, empty session.", nil)
 }
 
-// done ends a POST: a message for the next page, and the way there.
+// done ends a POST with a message for the next page, and redirects there.
 func done(w http.ResponseWriter, r *http.Request, s sessions.Session, message string, err error) error {
 	if err = errors.Join(err, flash.Set(s, message)); err == nil {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
@@ -123,7 +124,7 @@ func done(w http.ResponseWriter, r *http.Request, s sessions.Session, message st
 	return err
 }
 
-// clean keeps what a person types to one short line.
+// clean reduces what a person types to one short line.
 func clean(s string) string {
 	runes := []rune(strings.Join(strings.Fields(strings.ToValidUTF8(s, "")), " "))
 	return string(runes[:min(len(runes), 120)])
@@ -131,7 +132,7 @@ func clean(s string) string {
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "`host:port` to listen on")
-	redisAddr := flag.String("redis", "", "`host:port` of a Redis server, in place of the embedded one")
+	redisAddr := flag.String("redis", "", "`host:port` of a Redis server, instead of the embedded one")
 	kind := flag.String("store", "redis", "`kind` of store: redis or cookie")
 	flag.Parse()
 	log.SetFlags(0)
@@ -149,7 +150,7 @@ func run(addr, redisAddr, kind string) error {
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return fmt.Errorf("%w\nIf another program has this address, choose another: -addr 127.0.0.1:8081", err)
+		return fmt.Errorf("%w\nIf another program uses this address, choose another: -addr 127.0.0.1:8081", err)
 	}
 	at := ln.Addr().(*net.TCPAddr)
 	host, _ := os.Hostname()

@@ -229,7 +229,7 @@ func TestEmptyAndLongInput(t *testing.T) {
 	base, _ := start(t, "cookie")
 	b := open(t, base)
 	b.post("/login", "name", " \n ")
-	require.Equal(t, "Please give a name.", b.flash())
+	require.Equal(t, "Please enter a name.", b.flash())
 	require.Empty(t, b.shows("user"))
 	b.post("/note", "note", strings.Repeat("é", 5000)+"\xff")
 	require.Equal(t, strings.Repeat("é", 120), b.shows("note-shown"))
@@ -244,7 +244,7 @@ func TestFlags(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := openStore(context.Background(), args[0], args[1])
-			require.ErrorContains(t, err, "-store is redis or cookie")
+			require.ErrorContains(t, err, "-store must be redis or cookie")
 		})
 	}
 	_, _, err := openStore(context.Background(), "redis", "127.0.0.1:1")

@@ -15,12 +15,12 @@ import (
 	"handover.example/sessions"
 )
 
-// openStore opens the store, and names it for the page. See the README for the settings of a client in production.
+// openStore opens the store, and returns its name for the page. For client settings in production, see the README.
 func openStore(ctx context.Context, kind, redisAddr string) (sessions.Store, string, error) {
 	name := "Redis at " + redisAddr
 	switch {
 	case kind == "cookie" && redisAddr == "":
-		secret := make([]byte, 32) // a real program keeps it, so that sessions outlive a restart
+		secret := make([]byte, 32) // a real program loads it, so that sessions survive a restart
 		rand.Read(secret)
 		codec, err := sessions.NewSecureCookieCodec(secret)
 		if err != nil {
@@ -29,13 +29,13 @@ func openStore(ctx context.Context, kind, redisAddr string) (sessions.Store, str
 		store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 		return store, "a sealed cookie", err
 	case kind != "redis":
-		return nil, "", errors.New("-store is redis or cookie, and -redis goes with redis only")
+		return nil, "", errors.New("-store must be redis or cookie, and -redis needs -store redis")
 	case redisAddr == "":
 		embedded, err := miniredis.Run()
 		if err != nil {
 			return nil, "", err
 		}
-		go func() { // its clock stands still unless somebody moves it, and sessions are to expire
+		go func() { // its clock stands still unless it is moved, and sessions must expire
 			for range time.Tick(time.Second) {
 				embedded.FastForward(time.Second)
 			}
@@ -50,7 +50,7 @@ func openStore(ctx context.Context, kind, redisAddr string) (sessions.Store, str
 	return store, name, err
 }
 
-// printEvent writes one line that answers: what happened to this session, and why?
+// printEvent prints one line that says what happened to a session, and why.
 func printEvent(l *log.Logger, e sessions.Event) {
 	line := fmt.Sprintf("%-8s %-10s %-22s %-6s", e.Kind, e.Outcome, cmp.Or(e.SessionID, "-"), e.Store)
 	if e.Duration > 0 {

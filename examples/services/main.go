@@ -1,6 +1,6 @@
-// Command services shows what package relay saves, and what it costs: an edge and a chain of three services, with it and
-// without. It counts who reads the session store for one click, takes the time of a click, and looks at what a logout
-// does. It needs nothing but Go:
+// Command services shows what package relay saves and what it costs, with an edge and a chain of three services, with
+// relay and without. It counts the reads of the session store per click, measures how long a click takes, and shows
+// what a logout does. It needs only Go:
 //
 //	go run ./examples/services
 package main
@@ -36,10 +36,10 @@ type options struct {
 
 func main() {
 	o := options{out: os.Stdout}
-	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, in place of the embedded one; only keys of this run are written, and removed at the end")
-	flag.IntVar(&o.clicks, "clicks", 300, "`how many` clicks are timed, each way and at each distance; fewer if they take over 2 seconds")
+	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, instead of the embedded one; only keys of this run are written, and they are removed at the end")
+	flag.IntVar(&o.clicks, "clicks", 300, "`how many` clicks are measured, each way and at each distance; fewer if they take over 2 seconds")
 	flag.DurationVar(&o.delay, "delay", 500*time.Microsecond, "`how much` longer each Redis read takes, to imitate a network; 0 for none")
-	flag.DurationVar(&o.lifetime, "lifetime", 3*time.Second, "`how long` a token is good for, from 2s to 5m; the default of the library is a minute")
+	flag.DurationVar(&o.lifetime, "lifetime", 3*time.Second, "`how long` a token is valid, from 2s to 5m; the default of the library is a minute")
 	flag.Parse()
 	log.SetFlags(0)
 	if info, err := os.Stdout.Stat(); err == nil {
@@ -58,11 +58,11 @@ func main() {
 func run(ctx context.Context, o options) (err error) {
 	switch {
 	case o.clicks < 1:
-		return errors.New("-clicks is 1 or more")
+		return errors.New("-clicks must be 1 or more")
 	case o.delay < 0 || o.delay > time.Second:
-		return errors.New("-delay is 0 to 1s")
+		return errors.New("-delay must be between 0 and 1s")
 	case o.lifetime < 2*time.Second || o.lifetime > relay.MaxLifetime: // tokens count in whole seconds
-		return fmt.Errorf("-lifetime is 2s to %v", relay.MaxLifetime)
+		return fmt.Errorf("-lifetime must be between 2s and %v", relay.MaxLifetime)
 	}
 	lab, err := openLab(ctx, o.redis)
 	if err != nil {
@@ -96,8 +96,8 @@ func newBrowser() (*http.Client, error) {
 	return &http.Client{Jar: jar, Transport: &http.Transport{}, Timeout: patience}, err
 }
 
-// teller is a person with a browser, who prints what comes of it. Both shops share Redis and the browser its cookie, so
-// that it is the same session here and there.
+// teller is a person with a browser, who prints the results. Both shops share Redis and the browser's cookie, so that
+// both have the same session.
 type teller struct {
 	options
 	lab           *lab
@@ -107,7 +107,7 @@ type teller struct {
 
 func (t *teller) tell(ctx context.Context) error {
 	t.say("An edge and three services: edge -> orders -> stock -> payment. Sessions in %s.", t.lab.name)
-	t.say("Ada logs in and clicks. All four ask sessions.Get who she is, by the same handlers in both ways.")
+	t.say("Ada logs in and clicks. All four call sessions.Get to learn who she is, with the same handlers either way.")
 	if err := t.post(ctx, "/login"); err != nil {
 		return err
 	}
@@ -119,9 +119,9 @@ func (t *teller) tell(ctx context.Context) error {
 	return nil
 }
 
-// countReads shows who reads the store for one click.
+// countReads shows who reads the store per click.
 func (t *teller) countReads(ctx context.Context) error {
-	t.say("\n1. Reads of the store for one click\n")
+	t.say("\n1. Reads of the store per click\n")
 	t.say("%-28s %6s %7s %6s %8s %6s", "", "edge", "orders", "stock", "payment", "all")
 	for _, way := range []struct {
 		name string
@@ -147,20 +147,20 @@ func (t *teller) countReads(ctx context.Context) error {
 		}
 		t.say("%-28s %6d %7d %6d %8d %6d", way.name, reads[0], reads[1], reads[2], reads[3], all)
 		if reads != way.want {
-			return fmt.Errorf("%s: the reads are %v, and should be %v", way.name, reads, way.want)
+			return fmt.Errorf("%s: the reads are %v, want %v", way.name, reads, way.want)
 		}
 	}
 	token, _ := t.with.lastToken.Load().(string)
-	t.say("\nIn place of the cookie a service gets a signed token of %d bytes, which holds user and tenant.", len(token))
-	t.say("The keys of the edge were fetched %d times: once by each service. To pay, a service asks the", t.with.keyFetches.Load())
-	t.say("store on purpose (relay.Confirm).")
+	t.say("\nInstead of the cookie, a service gets a signed token of %d bytes, which contains user and tenant.", len(token))
+	t.say("The keys of the edge were fetched %d times, once by each service. Before a payment, a service", t.with.keyFetches.Load())
+	t.say("checks the store on purpose (relay.Confirm).")
 	if n := t.with.keyFetches.Load(); n != int64(len(t.with.chain)) {
 		return fmt.Errorf("the keys were fetched %d times", n)
 	}
 	return nil
 }
 
-// takeTimes shows how long a click takes. The ways take turns, so that a machine that is busy is as busy for both.
+// takeTimes shows how long a click takes. Both ways take turns, so that a busy machine is equally busy for both.
 func (t *teller) takeTimes(ctx context.Context) error {
 	t.say("\n2. Time for one click, median\n")
 	t.say("%-28s %10s %10s %7s   %s", "", "each asks", "with relay", "ratio", "measured")
@@ -185,7 +185,7 @@ func (t *teller) takeTimes(ctx context.Context) error {
 			}
 		}
 		t.progress("")
-		name := "Redis as it is"
+		name := "Redis here"
 		if delay > 0 {
 			name = fmt.Sprintf("Redis %v farther away", delay)
 		}
@@ -196,16 +196,16 @@ func (t *teller) takeTimes(ctx context.Context) error {
 	if t.delay > 0 {
 		t.say("\nThe second line adds %v to each read, as a network would (-delay).", t.delay)
 	}
-	t.say("With relay a click signs once, and verifies at each service: that is work, where a read is a wait. If")
-	t.say("Redis is next door, it may save reads and no time.")
+	t.say("With relay, a click signs once and verifies at each service. That takes CPU time, while a read mostly waits.")
+	t.say("If Redis is close, relay may save reads but no time.")
 	return nil
 }
 
-// logOut shows what is left after a logout for somebody who has kept a token: a service with work still to do, or a
+// logOut shows what remains after a logout for someone who has kept a token: a service that still has work to do, or a
 // thief.
 func (t *teller) logOut(ctx context.Context) error {
-	t.say("\n3. After a logout, with a token that somebody has kept (it is good for %v at most)\n", t.lifetime)
-	t.say("%-12s %-14s %-22s %s", "", "the edge", "a service", "a service that asks the store")
+	t.say("\n3. After a logout, with a token that someone has kept (valid for %v at most)\n", t.lifetime)
+	t.say("%-12s %-14s %-22s %s", "", "the edge", "a service", "a service that checks the store")
 	if err := t.click(ctx, t.with, "/page"); err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func (t *teller) logOut(ctx context.Context) error {
 	}
 	t.say("%-12s %s", "before", before)
 	if before != (answers{true, true, true}) {
-		return errors.New("somebody was refused before the logout")
+		return errors.New("a request was rejected before the logout")
 	}
 	if err := t.post(ctx, "/logout"); err != nil {
 		return err
@@ -226,7 +226,7 @@ func (t *teller) logOut(ctx context.Context) error {
 
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	now, at := before, [3]time.Duration{} // when each has refused
+	now, at := before, [3]time.Duration{} // when each has rejected
 	for nextRow := time.Duration(0); now.token; {
 		begin := time.Now()
 		asked, err := t.ask(ctx, token)
@@ -244,10 +244,10 @@ func (t *teller) logOut(ctx context.Context) error {
 			nextRow = since.Truncate(time.Second/2) + time.Second/2
 		}
 		if asked.edge || asked.confirm {
-			return errors.New("the logout was not seen at once by those who ask the store")
+			return errors.New("those who check the store did not see the logout at once")
 		}
 		if asked.token && begin.After(dies) {
-			return fmt.Errorf("the token is good for longer than %v", t.lifetime)
+			return fmt.Errorf("the token is valid for longer than %v", t.lifetime)
 		}
 		now = asked
 		select {
@@ -256,20 +256,20 @@ func (t *teller) logOut(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-	t.say("\nThe logout counted at once for the edge, and for a service that asks the store (%s, the first time", ms(at[0]))
-	t.say("that they were asked). The token alone was good for %.2f s more: it dies of age, and of nothing else.", at[1].Seconds())
+	t.say("\nThe logout took effect at once at the edge, and at a service that checks the store (%s, at the first", ms(at[0]))
+	t.say("request). The token alone stayed valid for %.2f s more: only its expiry ends it.", at[1].Seconds())
 	return nil
 }
 
-// answers says who still answers as if nothing had happened.
+// answers reports who still accepts requests as before the logout.
 type answers struct{ edge, token, confirm bool }
 
 func (a answers) String() string {
 	word := func(ok bool) string {
 		if ok {
-			return "answers"
+			return "accepts"
 		}
-		return "refuses"
+		return "rejects"
 	}
 	return fmt.Sprintf("%-14s %-22s %s", word(a.edge), word(a.token), word(a.confirm))
 }
@@ -291,7 +291,7 @@ func (t *teller) ask(ctx context.Context, token string) (a answers, err error) {
 		}
 		client := t.browser
 		if q.token != "" {
-			client = &http.Client{Transport: t.browser.Transport, Timeout: patience} // it has the token, and no cookie
+			client = &http.Client{Transport: t.browser.Transport, Timeout: patience} // it has the token, but no cookie
 			req.Header.Set(relay.DefaultHeader, q.token)
 		}
 		_, status, err := fetch(client, req)
@@ -307,7 +307,7 @@ func (t *teller) ask(ctx context.Context, token string) (a answers, err error) {
 	return a, nil
 }
 
-// click asks for a page as the browser, and holds the answer against what Ada should see.
+// click requests a page as the browser, and compares the response with what Ada should see.
 func (t *teller) click(ctx context.Context, s *shop, path string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.edge.url+path, nil)
 	if err != nil {
@@ -342,7 +342,7 @@ func (t *teller) say(format string, args ...any) {
 	fmt.Fprintln(t.out, strings.TrimRight(fmt.Sprintf(format, args...), " "))
 }
 
-// progress overwrites a line on a terminal; empty, it takes the line away.
+// progress overwrites a line on a terminal; an empty text removes it.
 func (t *teller) progress(format string, args ...any) {
 	if t.live {
 		fmt.Fprintf(t.out, "\r\x1b[K"+format, args...)

@@ -104,8 +104,8 @@ func requireTables(t *testing.T, out string) {
 			what = append(what, now)
 		}
 	}
-	require.Equal(t, []string{"answers answers answers", "refuses answers refuses", "refuses refuses refuses"}, what, out)
-	age := regexp.MustCompile(`was good for ([\d.]+) s more`).FindStringSubmatch(story)
+	require.Equal(t, []string{"accepts accepts accepts", "rejects accepts rejects", "rejects rejects rejects"}, what, out)
+	age := regexp.MustCompile(`stayed valid for ([\d.]+) s more`).FindStringSubmatch(story)
 	require.NotNil(t, age, out)
 	require.Positive(t, number(age[1]))
 }
@@ -181,10 +181,10 @@ func TestStop(t *testing.T) {
 func TestMistakesAreSaid(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"-clicks 0":            "services: -clicks is 1 or more\n",
-		"-delay -1ms":          "services: -delay is 0 to 1s\n",
-		"-lifetime 1s":         "services: -lifetime is 2s to 5m0s\n",
-		"-lifetime 6m":         "services: -lifetime is 2s to 5m0s\n",
+		"-clicks 0":            "services: -clicks must be 1 or more\n",
+		"-delay -1ms":          "services: -delay must be between 0 and 1s\n",
+		"-lifetime 1s":         "services: -lifetime must be between 2s and 5m0s\n",
+		"-lifetime 6m":         "services: -lifetime must be between 2s and 5m0s\n",
 		"-redis 127.0.0.1:1":   "no answer from Redis",
 		"-redis=:0 -clicks=10": "no answer from Redis",
 	} {
@@ -222,7 +222,7 @@ func TestReadsThatShouldNotBeAreSeen(t *testing.T) {
 	tell := newTeller(t)
 	require.NoError(t, tell.countReads(t.Context()))
 	tell.with = tell.without
-	require.ErrorContains(t, tell.countReads(t.Context()), "with relay: the reads are [1 1 1 1], and should be [1 0 0 0]")
+	require.ErrorContains(t, tell.countReads(t.Context()), "with relay: the reads are [1 1 1 1], want [1 0 0 0]")
 }
 
 // A logout that does not reach the edge.
@@ -241,5 +241,5 @@ func TestALogoutThatDoesNotCountIsSeen(t *testing.T) {
 	}))
 	t.Cleanup(func() { between.Close(); transport.CloseIdleConnections() })
 	tell.with.edge.url = between.URL
-	require.ErrorContains(t, tell.logOut(t.Context()), "the logout was not seen at once")
+	require.ErrorContains(t, tell.logOut(t.Context()), "did not see the logout at once")
 }

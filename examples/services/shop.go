@@ -18,25 +18,26 @@ import (
 	"handover.example/sessions/relay"
 )
 
-// What a session of this shop holds. User and tenant travel to the services; the basket stays at the edge.
+// The values of a session of this shop. User and tenant travel to the services; the basket stays at the edge.
 var (
 	user   = sessions.NewKey[string]("user")
 	tenant = sessions.NewKey[string]("tenant")
 	basket = sessions.NewKey[[]string]("basket")
 )
 
-// shop is an edge and a chain of services behind it, each a server of its own with a Redis client of its own.
+// shop is an edge and a chain of services behind it, each with its own server and Redis client.
 type shop struct {
 	edge  *participant
 	chain []*participant // in the order in which a click passes them
 
 	keyFetches atomic.Int64
-	lastToken  atomic.Value // string: what somebody saw who reads the traffic between the services
+	lastToken  atomic.Value // string: the token that someone sees who reads the traffic between the services
 
 	closers []func()
 }
 
-// participant is one of them. Its handlers are the same with relay and without: they ask for the session of the context.
+// participant is the edge or a service. Its handlers are the same with relay and without: they get the session of the
+// context.
 type participant struct {
 	name   string
 	url    string
@@ -55,11 +56,11 @@ func (s *shop) close() {
 	}
 }
 
-// page answers with who the user is, here and at all that come after.
+// page responds with who the user is, here and at all participants further down the chain.
 func (p *participant) page(w http.ResponseWriter, r *http.Request) {
 	s, err := sessions.Get(r.Context())
 	if err != nil {
-		http.Error(w, "the session cannot be had", http.StatusServiceUnavailable)
+		http.Error(w, "cannot get the session", http.StatusServiceUnavailable)
 		return
 	}
 	name, ok := user.Get(s)
@@ -81,19 +82,19 @@ func (p *participant) page(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *participant) callOn(r *http.Request) (body string, status int, err error) {
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, p.next.url+r.URL.Path, nil) // the session is that of the context
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, p.next.url+r.URL.Path, nil) // the context carries the session
 	if err != nil {
 		return "", 0, err
 	}
 	return fetch(p.client, req)
 }
 
-// pay is page for a step that must not be taken after a logout: it asks the store.
+// pay is a page for a step that must not happen after a logout: it checks the store.
 func (p *participant) pay(w http.ResponseWriter, r *http.Request) {
 	switch err := relay.Confirm(r.Context()); {
 	case errors.Is(err, sessions.ErrGone), errors.Is(err, sessions.ErrNotFound):
 		http.Error(w, "please log in", http.StatusUnauthorized)
-	case err != nil: // nobody knows: do not take the step
+	case err != nil: // the store did not answer: do not take the step
 		http.Error(w, "try again", http.StatusServiceUnavailable)
 	default:
 		p.page(w, r)
@@ -107,20 +108,21 @@ func (p *participant) login(w http.ResponseWriter, r *http.Request) {
 		err = errors.Join(user.Set(s, "ada"), tenant.Set(s, "acme"), basket.Set(s, []string{"tea", "milk"}))
 	}
 	if err != nil {
-		http.Error(w, "the session cannot be had", http.StatusServiceUnavailable)
+		http.Error(w, "cannot get the session", http.StatusServiceUnavailable)
 	}
 }
 
 func (p *participant) logout(w http.ResponseWriter, r *http.Request) {
 	s, err := sessions.Get(r.Context())
 	if err != nil {
-		http.Error(w, "the session cannot be had", http.StatusServiceUnavailable)
+		http.Error(w, "cannot get the session", http.StatusServiceUnavailable)
 		return
 	}
 	s.Destroy()
 }
 
-// routes are those of everybody; the edge has a login and a logout besides, and the last one a step that asks the store.
+// routes are those of every participant; the edge also has a login and a logout, and the last service a step that
+// checks the store.
 func (s *shop) routes(p *participant, withRelay bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /page", p.page)
@@ -136,11 +138,11 @@ func (s *shop) routes(p *participant, withRelay bool) http.Handler {
 	return mux
 }
 
-// quiet drops the log lines: the tables say all that they would. In production leave the Logger out: then what needs a
-// person is logged.
+// quiet discards the log lines, because the tables show the same. In production, do not set the Logger: by default,
+// events that a person can act on are logged.
 var quiet = slog.New(slog.DiscardHandler)
 
-// withSessions is how everybody gets the session today: from the store, by the token of the cookie.
+// withSessions gives each participant the session from the store, by the token of the cookie.
 func (s *shop) withSessions(p *participant) (*sessions.Manager, *sessions.RedisStore, error) {
 	store, err := p.meter.store()
 	if err != nil {
@@ -150,7 +152,7 @@ func (s *shop) withSessions(p *participant) (*sessions.Manager, *sessions.RedisS
 	return mgr, store, err
 }
 
-// openWithout starts the shop as many are: each service has the same middleware, and the cookie is passed on.
+// openWithout starts the shop in the usual way: each service has the same middleware, and the cookie is passed on.
 func openWithout(lab *lab) (*shop, error) {
 	s := newShop(lab)
 	for _, p := range slices.Backward(s.all()) {
@@ -166,18 +168,18 @@ func openWithout(lab *lab) (*shop, error) {
 	return s, nil
 }
 
-// openWith starts the shop with package relay: the edge alone has sessions, and the services verify its tokens.
+// openWith starts the shop with package relay: only the edge has sessions, and the services verify its tokens.
 func openWith(lab *lab, lifetime time.Duration) (*shop, error) {
 	const edgeName, trustDomain = "https://shop.example", "shop"
 	s := newShop(lab)
 
-	// The services, from the end of the chain: an issuer and a verifier list the hosts that may have a token.
+	// The services, from the end of the chain, because an issuer and a verifier list the hosts that may get a token.
 	keysAt, keys, err := s.listen()
 	if err != nil {
 		return s, err
 	}
 	for _, p := range slices.Backward(s.chain) {
-		remote, err := relay.NewRemoteKeySet(relay.RemoteKeySetConfig{URL: keysAt}) // each service fetches them for itself
+		remote, err := relay.NewRemoteKeySet(relay.RemoteKeySetConfig{URL: keysAt}) // each service fetches its own
 		if err != nil {
 			return s, err
 		}
@@ -188,7 +190,7 @@ func openWith(lab *lab, lifetime time.Duration) (*shop, error) {
 		verifier, err := relay.NewVerifier(relay.VerifierConfig{
 			Issuer: edgeName, TrustDomain: trustDomain, Keys: remote, Logger: quiet,
 			Hosts:   hostOf(p.next),
-			Confirm: store.Alive, // asked by relay.Confirm alone
+			Confirm: store.Alive, // only relay.Confirm calls it
 		})
 		if err != nil {
 			return s, err
@@ -200,7 +202,7 @@ func openWith(lab *lab, lifetime time.Duration) (*shop, error) {
 	}
 
 	// The edge.
-	_, private, err := ed25519.GenerateKey(rand.Reader) // a real program loads it, so that replicas have the same one
+	_, private, err := ed25519.GenerateKey(rand.Reader) // a real program loads it, so that all replicas have the same key
 	if err != nil {
 		return s, err
 	}
@@ -217,7 +219,7 @@ func openWith(lab *lab, lifetime time.Duration) (*shop, error) {
 	if err != nil {
 		return s, err
 	}
-	s.start(keys, s.countFetches(issuer.Keys())) // on a listener of its own: clients have no business there
+	s.start(keys, s.countFetches(issuer.Keys())) // on its own listener, which clients must not reach
 	mgr, _, err := s.withSessions(s.edge)
 	if err != nil {
 		return s, err
@@ -243,7 +245,7 @@ func newShop(lab *lab) *shop {
 }
 
 func (s *shop) newTransport() *http.Transport {
-	t := &http.Transport{} // no proxy: all is on this machine
+	t := &http.Transport{} // no proxy: everything is on this machine
 	s.closers = append(s.closers, t.CloseIdleConnections)
 	return t
 }
@@ -282,8 +284,8 @@ func hostOf(p *participant) []string {
 	return []string{p.url[len("http://"):]}
 }
 
-// overhear keeps the token that came last: a service keeps it for work that goes on after the click, or somebody reads
-// the traffic.
+// overhear keeps the last token, like a service that keeps it for work after the click, or someone who reads the
+// traffic.
 func (s *shop) overhear(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if token := r.Header.Get(relay.DefaultHeader); token != "" {
@@ -300,7 +302,7 @@ func (s *shop) countFetches(next http.Handler) http.Handler {
 	})
 }
 
-// keepCookie and passCookieOn take the cookie from a request to the calls that it leads to.
+// keepCookie and passCookieOn copy the cookie from a request to the calls made for it.
 func keepCookie(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), cookieKey{}, r.Header.Get("Cookie"))))
@@ -318,7 +320,7 @@ func (t passCookieOn) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(req)
 }
 
-// fetch does a request and reads the answer to its end.
+// fetch sends a request and reads the whole response.
 func fetch(client *http.Client, req *http.Request) (body string, status int, err error) {
 	resp, err := client.Do(req)
 	if err != nil {

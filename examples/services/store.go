@@ -17,7 +17,7 @@ import (
 	"handover.example/sessions"
 )
 
-// lab is the Redis that all participants share, and how far away it seems to be.
+// lab is the Redis that all participants share, and its simulated distance.
 type lab struct {
 	addr, name, prefix string
 	delay              atomic.Int64 // added to each read
@@ -25,7 +25,7 @@ type lab struct {
 	meters             []*meter
 }
 
-// openLab connects to Redis. See the README for the settings of a client in production.
+// openLab connects to Redis. For client settings in production, see the README.
 func openLab(ctx context.Context, addr string) (*lab, error) {
 	l := &lab{addr: addr, name: "Redis at " + addr, prefix: "services-example:" + strings.ToLower(rand.Text()[:12]) + ":"}
 	if addr == "" {
@@ -43,7 +43,7 @@ func openLab(ctx context.Context, addr string) (*lab, error) {
 	return l, nil
 }
 
-// close removes what this run has written, and nothing else.
+// close removes only what this run has written.
 func (l *lab) close(ctx context.Context) error {
 	defer l.disconnect()
 	if l.embedded != nil {
@@ -68,7 +68,7 @@ func (l *lab) disconnect() {
 	}
 }
 
-// meter is a client of Redis that counts the reads of one participant.
+// meter is a Redis client that counts the reads of one participant.
 type meter struct {
 	lab   *lab
 	rdb   *redis.Client
@@ -91,7 +91,7 @@ func (m *meter) store() (*sessions.RedisStore, error) {
 	return sessions.NewRedisStore(m.rdb, sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour, Prefix: m.lab.prefix})
 }
 
-// ProcessHook counts the reads, and makes each as slow as one from another machine. It implements [redis.Hook].
+// ProcessHook counts the reads, and makes each as slow as a read from another machine. It implements [redis.Hook].
 func (m *meter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if cmd.Name() != "get" {
@@ -108,8 +108,8 @@ func (m *meter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// wait is a sleep that also gets short times right: time.Sleep takes a millisecond or more for them, if the program has
-// nothing else to do.
+// wait sleeps accurately for short times as well: time.Sleep takes a millisecond or more for them if the program is
+// idle.
 func wait(d time.Duration) {
 	until := time.Now().Add(d)
 	time.Sleep(d - 2*time.Millisecond)
@@ -126,7 +126,7 @@ func (m *meter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	return next
 }
 
-// takeReadTimes gives how long the reads of all participants have taken since the last call.
+// takeReadTimes returns how long the reads of all participants have taken since the last call.
 func (l *lab) takeReadTimes() (all []time.Duration) {
 	for _, m := range l.meters {
 		m.mu.Lock()

@@ -71,7 +71,7 @@ func page(w http.ResponseWriter, _ *http.Request, s sessions.Session) error {
 func login(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
 	name := web.Clean(r.PostFormValue("name")) // a real program checks a password here
 	if name == "" {
-		return done(w, r, s, "Please give a name.", nil)
+		return done(w, r, s, "Please enter a name.", nil)
 	}
 	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
 	return done(w, r, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))

@@ -68,7 +68,7 @@ func page(c *echo.Context, s sessions.Session) error {
 func login(c *echo.Context, s sessions.Session) error {
 	name := web.Clean(c.FormValue("name")) // a real program checks a password here
 	if name == "" {
-		return done(c, s, "Please give a name.", nil)
+		return done(c, s, "Please enter a name.", nil)
 	}
 	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
 	return done(c, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))

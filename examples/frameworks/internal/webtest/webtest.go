@@ -472,7 +472,7 @@ func crossSite(t *testing.T, s *site) {
 func input(t *testing.T, s *site) {
 	b := s.browser(t)
 	b.post("/login", "name=+%0A+")
-	require.Equal(t, "Please give a name.", b.flash())
+	require.Equal(t, "Please enter a name.", b.flash())
 	require.Empty(t, b.user())
 	b.post("/login", url.Values{"name": {"  <b>Ada</b>\r\n & " + strings.Repeat("é", 100) + "\xff"}}.Encode())
 	require.Equal(t, "<b>Ada</b> & "+strings.Repeat("é", 47), b.user())
