@@ -29,7 +29,7 @@ var (
 	exampleKeys, _       = relay.NewKeySet(exampleKey.Public())
 )
 
-// exampleIssuer is an edge that gives tokens to orders.internal.
+// exampleIssuer is an edge that sends tokens to orders.internal.
 func exampleIssuer() *relay.Issuer {
 	issuer, err := relay.NewIssuer(relay.IssuerConfig{
 		Issuer: "https://shop.example", TrustDomain: "shop", Key: exampleKey, Hosts: []string{"orders.internal"},
@@ -58,7 +58,7 @@ func exampleRequest() *http.Request {
 	return r
 }
 
-// exampleBase takes the place of the network, and says who got a token.
+// exampleBase replaces the network, and prints which host got a token.
 var exampleBase = roundTripper(func(r *http.Request) (*http.Response, error) {
 	fmt.Printf("%s: token %v\n", r.URL.Host, r.Header.Get(relay.DefaultHeader) != "")
 	return &http.Response{StatusCode: http.StatusOK, Body: http.NoBody}, nil
@@ -120,7 +120,7 @@ func ExampleIssuer_Transport() {
 	// maps.example: token false
 }
 
-// A request that does not have the context of the one that is being served: whose token should it have?
+// A request without the context of the one being served: there is no session to take a token from.
 func ExampleIssuer_Transport_incorrect() {
 	issuer := exampleIssuer()
 	client := &http.Client{Transport: issuer.Transport(exampleBase)}

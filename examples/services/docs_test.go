@@ -97,7 +97,7 @@ func orders(client *http.Client) http.HandlerFunc {
 			http.Error(w, "please log in", http.StatusUnauthorized)
 			return
 		}
-		// The context carries the session: http.NewRequest would call as nobody knows whom, and fails.
+		// The context carries the session: with http.NewRequest, the call would fail.
 		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, fmt.Sprintf("http://stock.internal:8080/reserved/%d", id), nil)
 		if err != nil {
 			http.Error(w, "try again", http.StatusInternalServerError)
