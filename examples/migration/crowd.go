@@ -16,14 +16,14 @@ import (
 	"handover.example/sessions"
 )
 
-// crowd is the people: each browser knows what was acknowledged to it, and complains about anything less. Thieves
-// hold cookies of sessions that were ended, and try them again and again.
+// crowd simulates people: each browser knows what was acknowledged to it, and complains about anything less. Thieves
+// hold cookies of ended sessions, and try them again and again.
 type crowd struct {
 	fleet     *fleet
 	transport *http.Transport
 	browsers  []*browser
 	seed      uint64
-	logouts   int // how many of a thousand things that a customer does are logouts
+	logouts   int // logouts per thousand actions of a customer
 	lastUser  atomic.Int64
 	tally     tally
 
@@ -33,21 +33,21 @@ type crowd struct {
 	started    time.Time
 }
 
-// tally counts what the crowd has seen.
+// tally counts what the crowd sees.
 type tally struct {
 	// The promises: each of these stays zero.
 	sessionsLost, changesLost, revokedSeen atomic.Int64
-	noticed                                atomic.Int64 // refused while Redis was away in DualReadOld
-	failed                                 atomic.Int64 // refused while Redis was there, or anything else than 200 and 503
+	noticed                                atomic.Int64 // failed while Redis was down in DualReadOld
+	failed                                 atomic.Int64 // failed while Redis was up, or with a status other than 200 and 503
 
 	requests, refused                 atomic.Int64
 	visitors, logins, logouts         atomic.Int64
-	adds, tabs                        atomic.Int64 // changes, and those of them that two tabs made at once
-	unrecorded                        atomic.Int64 // logouts and logins that no instance could write down: OldOnly, or Redis away
+	adds, tabs                        atomic.Int64 // changes, and those of them that two tabs made at the same time
+	unrecorded                        atomic.Int64 // logouts and logins that no instance could record: OldOnly, or Redis was down
 	replays, gapReplays, gapSuccesses atomic.Int64
 }
 
-// ended is a cookie whose session was ended, with a promise that it stays so.
+// ended is a cookie of a session that was ended, and must stay so.
 type ended struct{ cookie, how string }
 
 func newCrowd(f *fleet, browsers int, seed uint64, logouts int) *crowd {
@@ -62,7 +62,7 @@ func newCrowd(f *fleet, browsers int, seed uint64, logouts int) *crowd {
 			b.kind = visitor
 		case id%10 < 9: // 5 in 10 have an account
 			b.kind = customer
-		default: // and one in 10 comes by only now and then, and only looks: these are what adoption is for
+		default: // and one in 10 comes only rarely and only looks: adoption is for these
 			b.kind = sleeper
 		}
 		c.browsers = append(c.browsers, b)
@@ -70,7 +70,7 @@ func newCrowd(f *fleet, browsers int, seed uint64, logouts int) *crowd {
 	return c
 }
 
-// browse lets the crowd loose until the context ends, and waits for the last response.
+// browse runs the crowd until the context ends, and waits for the last response.
 func (c *crowd) browse(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, b := range c.browsers {
@@ -83,7 +83,7 @@ func (c *crowd) browse(ctx context.Context) {
 	wg.Wait()
 }
 
-// rollCall asks everybody once more: who holds a session must find it, and no ended one may open.
+// rollCall checks everybody once more: a browser with a session must find it, and no ended session may open.
 func (c *crowd) rollCall() {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, 32)
@@ -117,13 +117,13 @@ func (c *crowd) complain(count *atomic.Int64, format string, args ...any) {
 	}
 }
 
-// reply is a response, and under what circumstances it was made.
+// reply is a response, and the circumstances in which it was made.
 type reply struct {
 	answer
 	status   int
 	instance int
-	phase    sessions.Phase // the earliest that the instance was in meanwhile
-	away     bool           // Redis was away meanwhile
+	phase    sessions.Phase // the earliest phase of the instance during the request
+	away     bool           // Redis was down during the request
 }
 
 func (r reply) ok() bool { return r.status == http.StatusOK }
@@ -131,17 +131,17 @@ func (r reply) ok() bool { return r.status == http.StatusOK }
 func (r reply) String() string {
 	text := fmt.Sprintf("instance %d, %v", r.instance+1, r.phase)
 	if r.away {
-		text += ", Redis away"
+		text += ", Redis down"
 	}
 	return text
 }
 
-// knows says whether this instance can know at a read that a session was ended: the documented gap is the rest.
+// knows reports whether this instance can know at a read that a session was ended. Otherwise it is the documented gap.
 func (c *crowd) knows(r reply) bool {
 	return r.phase >= sessions.DualReadNew && !(c.fleet.fallback && r.away)
 }
 
-// records says whether this instance could write down that a session was ended.
+// records reports whether this instance could record that a session was ended.
 func (c *crowd) records(r reply) bool {
 	return r.phase >= sessions.DualReadNew || r.phase == sessions.DualReadOld && !r.away
 }
@@ -155,7 +155,7 @@ func (c *crowd) send(client *http.Client, method, path, cookie string) reply {
 	switch {
 	case err != nil:
 		c.complain(&c.tally.failed, "%s %s: %v", method, path, err)
-	case r.ok(), r.status == http.StatusConflict: // which is for the caller to judge
+	case r.ok(), r.status == http.StatusConflict: // the caller judges these
 	case r.status == http.StatusServiceUnavailable && r.away:
 		c.tally.refused.Add(1)
 		if sessions.Phase(c.fleet.outage.phase.Load()) == sessions.DualReadOld {
@@ -222,12 +222,12 @@ func (c *crowd) replay(e ended) {
 	default:
 		c.tally.replays.Add(1)
 		if r.Found {
-			c.complain(&c.tally.revokedSeen, "a session came back that was ended by %s: user %d (%v)", e.how, r.User, r)
+			c.complain(&c.tally.revokedSeen, "a session that was ended by %s came back: user %d (%v)", e.how, r.User, r)
 		}
 	}
 }
 
-// kind is how somebody uses the shop.
+// kind is a way of using the shop.
 type kind int
 
 const (
@@ -246,11 +246,11 @@ type browser struct {
 	// What was acknowledged to it.
 	session   bool
 	user      int // 0 is not logged in
-	low, high int // what must be in the basket, and what may be: a refused request may have been written
+	low, high int // what must be in the basket, and what may be: a failed request may have been written
 	unsure    bool
 	lastSeen  time.Time
 	earlier   string // an earlier cookie of the same session
-	stale     bool   // of two parallel responses the older cookie may have come last
+	stale     bool   // of two parallel responses, the older cookie may have arrived last
 }
 
 func (b *browser) browse(ctx context.Context) {
@@ -292,7 +292,7 @@ func (b *browser) act() {
 	case n < 850+b.crowd.logouts:
 		b.logout()
 	case n < 950:
-		b.jar.closeBrowser() // a cookie that is meant to stay does
+		b.jar.closeBrowser() // persistent cookies stay
 		b.look()
 	default:
 		b.add()
@@ -309,22 +309,22 @@ func (b *browser) send(method, path string) reply {
 	return r
 }
 
-// meets judges what a reply says of the session that this browser holds. It reports whether all is as it should be.
+// meets checks what a reply says about the session that this browser holds, and reports whether it is as expected.
 func (b *browser) meets(r reply, sent time.Time, what string) bool {
 	c := b.crowd
-	// Before 7/8 of the idle timeout the expiry need not have slid; the rest is for a slow machine.
+	// A touch extends the expiry at most once per eighth of the idle timeout; the rest is for a slow machine.
 	expired := b.user == 0 && time.Since(b.lastSeen) > visitorIdle*7/8-500*time.Millisecond
 	gone := r.status == http.StatusConflict || r.ok() && (!r.Found || r.User != b.user)
 	switch {
 	case !b.session && r.status == http.StatusConflict:
 		c.complain(&c.tally.failed, "%s: status 409 without a session (%v)", what, r)
 	case !b.session && r.ok() && r.Found:
-		c.complain(&c.tally.sessionsLost, "%s: a new visitor got somebody's session, user %d (%v)", what, r.User, r)
+		c.complain(&c.tally.sessionsLost, "%s: a new visitor got another user's session, user %d (%v)", what, r.User, r)
 		b.leave()
 		return false
 	case b.session && gone:
 		if !b.unsure && !expired {
-			c.complain(&c.tally.sessionsLost, "%s: user %d was not known any more (%v)", what, b.user, r)
+			c.complain(&c.tally.sessionsLost, "%s: user %d was no longer known (%v)", what, b.user, r)
 		}
 		b.leave()
 		return false
@@ -336,7 +336,7 @@ func (b *browser) meets(r reply, sent time.Time, what string) bool {
 	return r.ok()
 }
 
-// basket judges the number of items in an answer that counts this many more.
+// basket checks the number of items in a reply that counts this many more.
 func (b *browser) basket(r reply, more int, what string) {
 	c := b.crowd
 	if r.Items < b.low+more || r.Items > b.high+more {
@@ -373,7 +373,7 @@ func (b *browser) add() {
 	}
 }
 
-// redisArbitrates says whether of two parallel changes both are kept: a cookie alone cannot.
+// redisArbitrates reports whether two parallel changes are both kept, which a cookie alone cannot do.
 func (c *crowd) redisArbitrates() bool {
 	if c.fleet.outage.count.Load()%2 == 1 {
 		return false
@@ -381,7 +381,7 @@ func (c *crowd) redisArbitrates() bool {
 	return !slices.ContainsFunc(c.fleet.instances, func(in *instance) bool { return in.dual.Phase() < sessions.DualReadNew })
 }
 
-// twoTabs puts two things into the basket at once, most likely at two instances.
+// twoTabs puts two things into the basket at the same time, most likely at two instances.
 func (b *browser) twoTabs() {
 	c := b.crowd
 	sent := time.Now()
@@ -394,7 +394,7 @@ func (b *browser) twoTabs() {
 		})
 	}
 	both.Wait()
-	b.earlier, b.stale = "", true // until the next change, which gets a cookie with all of them
+	b.earlier, b.stale = "", true // until the next change, whose cookie has all of them
 	kept, refused, most := 0, 0, b.low
 	for _, r := range replies {
 		switch {
@@ -407,7 +407,7 @@ func (b *browser) twoTabs() {
 			refused++
 		}
 	}
-	if replies[0].away || replies[1].away { // with FallbackOnError the cookie was alone meanwhile: one of them counts
+	if replies[0].away || replies[1].away { // with FallbackOnError there was only the cookie: one of them wins
 		b.low, b.high = b.low+min(kept, 1), b.high+2
 		return
 	}
@@ -426,7 +426,7 @@ func (b *browser) login() {
 	r := b.send(http.MethodPost, "/login?user="+strconv.Itoa(id))
 	if !r.ok() || r.Found != had {
 		b.unsure = b.unsure || r.status == http.StatusServiceUnavailable
-		r.User = 0 // judged as the visitor that it was
+		r.User = 0 // check it as the visitor that it was
 		b.meets(r, sent, "login")
 		return
 	}
@@ -459,7 +459,7 @@ func (b *browser) logout() {
 	b.leave()
 }
 
-// end hands the cookies of a session that has ended to the thieves, if it was promised that it stays so.
+// end gives the cookies of an ended session to the thieves, if it must stay ended.
 func (b *browser) end(r reply, how string, cookies ...string) {
 	c := b.crowd
 	if !c.records(r) {
@@ -475,7 +475,7 @@ func (b *browser) end(r reply, how string, cookies ...string) {
 	}
 }
 
-// leave makes this browser somebody else's, with no cookie.
+// leave turns this browser into a new visitor's, without a cookie.
 func (b *browser) leave() {
 	b.jar.clear()
 	b.session, b.user, b.low, b.high, b.unsure, b.earlier, b.stale = false, 0, 0, 0, false, "", false

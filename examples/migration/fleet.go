@@ -26,12 +26,12 @@ import (
 )
 
 const (
-	visitorIdle = 6 * time.Second // short, so that the keys of visitors who have left are seen to go
+	visitorIdle = 6 * time.Second // short, to show that the keys of visitors who have left expire
 	userIdle    = 30 * time.Minute
 	redisTTL    = 24 * time.Hour
 )
 
-// instance is one replica of the app: a server of its own, a Redis client of its own, a phase of its own.
+// instance is one replica of the app, with its own server, Redis client and phase.
 type instance struct {
 	dual *sessions.DualStore
 	rdb  *redis.Client
@@ -44,24 +44,24 @@ type fleet struct {
 	url       string // of the proxy
 	fallback  bool
 	link      *link
-	direct    *redis.Client // not over the link: it answers while Redis is away for the app
+	direct    *redis.Client // not over the link: it works while Redis is down for the app
 	keys      *sessions.RedisStore
 	prefix    string
 	closers   []func()
 
 	outage outage
 
-	adopted, resealed int64 // of the phases that are over
+	adopted, resealed int64 // in earlier phases
 }
 
-// newStoreFunc makes the store to move to. The tests hand in broken ones.
+// newStoreFunc returns the store to move to. The tests pass broken ones.
 type newStoreFunc func(redis.Cmdable, string) (sessions.Store, error)
 
 func redisStore(rdb redis.Cmdable, prefix string) (sessions.Store, error) {
 	return sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: redisTTL, Prefix: prefix})
 }
 
-// startFleet starts n instances in OldOnly. With an empty redisAddr it starts a Redis as well.
+// startFleet starts n instances in OldOnly. If redisAddr is empty, it also starts a Redis.
 func startFleet(ctx context.Context, n int, redisAddr string, fallback bool, newStore newStoreFunc) (_ *fleet, err error) {
 	f := &fleet{fallback: fallback, prefix: "migration-example:" + randomHex(6) + ":"}
 	defer func() {
@@ -109,7 +109,7 @@ func (f *fleet) startRedis() (addr string, err error) {
 		return "", err
 	}
 	stop := make(chan struct{})
-	go func() { // its clock stands still unless somebody moves it, and keys are to expire
+	go func() { // its clock stands still unless it is moved, and keys must expire
 		const tick = 100 * time.Millisecond
 		ticker := time.NewTicker(tick)
 		defer ticker.Stop()
@@ -127,7 +127,8 @@ func (f *fleet) startRedis() (addr string, err error) {
 	return embedded.Addr(), nil
 }
 
-// newClient has the short timeouts that an app needs when Redis is away: the defaults wait for seconds.
+// newClient returns a client with the short timeouts that an app needs when Redis is down: the defaults wait for
+// seconds.
 func newClient(addr string) *redis.Client {
 	return redis.NewClient(&redis.Options{
 		Addr: addr, ContextTimeoutEnabled: true, DialTimeout: 500 * time.Millisecond, DialerRetries: 1, MaxRetries: 1,
@@ -154,7 +155,7 @@ func (f *fleet) startInstance(id int, codec sessions.Codec, newStore newStoreFun
 	mgr, err := sessions.New(sessions.Config{
 		Store:       dual,
 		IdleTimeout: userIdle,
-		// A real program leaves this out. Here an outage is part of the story, and would fill the screen.
+		// A real program omits this. Here an outage is part of the story, and its log lines would fill the screen.
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -183,7 +184,7 @@ func (f *fleet) serve(h http.Handler) (*url.URL, error) {
 	return &url.URL{Scheme: "http", Host: ln.Addr().String()}, nil
 }
 
-// startProxy sends each request to the next instance: no browser stays with one.
+// startProxy starts a proxy that sends each request to the next instance, so that no browser stays with one.
 func (f *fleet) startProxy() error {
 	transport := &http.Transport{MaxIdleConnsPerHost: 1024}
 	f.closers = append(f.closers, transport.CloseIdleConnections)
@@ -194,7 +195,7 @@ func (f *fleet) startProxy() error {
 			r.SetXForwarded()
 		},
 		Transport: transport,
-		ErrorLog:  log.New(io.Discard, "", 0), // a browser that gets 502 is counted
+		ErrorLog:  log.New(io.Discard, "", 0), // the crowd counts the 502s
 	})
 	if err == nil {
 		f.url = at.String()
@@ -202,14 +203,14 @@ func (f *fleet) startProxy() error {
 	return err
 }
 
-// close stops everything, the last to start first.
+// close stops everything, in reverse order of starting.
 func (f *fleet) close() {
 	for i := len(f.closers) - 1; i >= 0; i-- {
 		f.closers[i]()
 	}
 }
 
-// removeKeys takes away what this run has written, and nothing else.
+// removeKeys removes only what this run has written.
 func (f *fleet) removeKeys() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -226,7 +227,7 @@ func (f *fleet) removeKeys() {
 	}
 }
 
-// setPhase moves one instance, and keeps the figures of the phase that ends.
+// setPhase changes the phase of one instance, and keeps the figures of the phase that ends.
 func (f *fleet) setPhase(in *instance, p sessions.Phase) {
 	r := in.dual.Report()
 	f.adopted += r.Adopted
@@ -234,7 +235,7 @@ func (f *fleet) setPhase(in *instance, p sessions.Phase) {
 	in.dual.SetPhase(p)
 }
 
-// phases gives one digit for each instance: 1 for OldOnly to 4 for NewOnly.
+// phases returns one digit per instance: 1 for OldOnly to 4 for NewOnly.
 func (f *fleet) phases() string {
 	var text []byte
 	for _, in := range f.instances {
@@ -243,13 +244,13 @@ func (f *fleet) phases() string {
 	return string(text)
 }
 
-// outage says whether Redis is away, and in which phase it was taken. The count is odd while it is away.
+// outage records whether Redis is down, and in which phase the outage began. The count is odd during an outage.
 type outage struct {
 	count atomic.Int64
 	phase atomic.Int32
 }
 
-// during says whether Redis was away at any time since the count was taken.
+// during reports whether Redis was down at any time since the count was read.
 func (o *outage) during(before int64) bool { return before%2 == 1 || o.count.Load() != before }
 
 func (f *fleet) takeRedisAway() {
@@ -258,14 +259,14 @@ func (f *fleet) takeRedisAway() {
 	f.link.cut()
 }
 
-// giveRedisBack ends when every instance has noticed: a client waits up to a second before it dials again.
+// giveRedisBack returns when every instance has noticed: a client waits up to a second before it dials again.
 func (f *fleet) giveRedisBack(ctx context.Context) error {
 	f.link.mend()
 	deadline := time.Now().Add(10 * time.Second)
 	for _, in := range f.instances {
 		for in.rdb.Ping(ctx).Err() != nil {
 			if ctx.Err() == nil && time.Now().After(deadline) {
-				return errors.New("an instance does not find Redis again")
+				return errors.New("an instance does not reconnect to Redis")
 			}
 			if ctx.Err() != nil {
 				return nil
@@ -277,7 +278,7 @@ func (f *fleet) giveRedisBack(ctx context.Context) error {
 	return nil
 }
 
-// link is the network between the app and Redis: it passes bytes on, or resets every connection.
+// link is the network between the app and Redis. It passes bytes on, or resets every connection.
 type link struct {
 	listener net.Listener
 	target   string
@@ -307,7 +308,7 @@ func startLink(target string) (*link, error) {
 
 func (l *link) addr() string { return l.listener.Addr().String() }
 
-// keep notes a connection, to be cut; it reports false, and resets it, while Redis is away.
+// keep registers a connection, so that it can be cut. During an outage it resets the connection and reports false.
 func (l *link) keep(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -343,7 +344,7 @@ func (l *link) drop(c net.Conn) {
 	delete(l.conns, c)
 }
 
-// reset closes a connection as a machine does that knows nothing of it.
+// reset closes a connection with a reset, as a host does that does not know it.
 func reset(c net.Conn) {
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
@@ -371,26 +372,26 @@ func (l *link) close() {
 	l.cut()
 }
 
-// What a session of the app holds.
+// The values of a session.
 var (
 	user  = sessions.NewKey[int]("user")
 	items = sessions.NewKey[int]("items")
 )
 
-// answer is what the app says of the session, before and after what was asked for.
+// answer is what the app reports about the session, before and after the request's change.
 type answer struct {
 	Found bool // there was a session
 	User  int  // who is logged in; 0 is nobody
-	Items int  // what is in the basket, as it was committed
+	Items int  // the number of items in the basket, as committed
 }
 
-// app is the shop: look, put something into the basket, log in, log out. It knows nothing of the migration.
+// app is the shop: look, add to the basket, log in, log out. It contains nothing about the migration.
 func app() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", page(func(*http.Request, sessions.Session) error { return nil }))
 	mux.Handle("POST /add", page(func(_ *http.Request, s sessions.Session) error {
 		if s.IsNew() {
-			s.SetLifetime(visitorIdle, false) // the browser forgets the cookie when it closes; Redis must not wait for that
+			s.SetLifetime(visitorIdle, false) // the browser deletes the cookie when it closes; Redis must not wait for that
 		}
 		_, err := items.Update(s, func(n int) int { return n + 1 })
 		return err
@@ -414,7 +415,7 @@ func app() http.Handler {
 func page(do func(*http.Request, sessions.Session) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())
-		if err != nil { // the store could not answer: not the same as nobody being logged in
+		if err != nil { // the store could not answer: this does not mean that nobody is logged in
 			http.Error(w, "Please try again in a moment.", http.StatusServiceUnavailable)
 			return
 		}
@@ -424,7 +425,7 @@ func page(do func(*http.Request, sessions.Session) error) http.Handler {
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusOK) // commits: from here on the session is what was written, with what others wrote
+		w.WriteHeader(http.StatusOK) // commits: from here on the session includes what other requests wrote
 		a.User, _ = user.Get(s)
 		a.Items, _ = items.Get(s)
 		_ = json.NewEncoder(w).Encode(a)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// jar keeps cookies as a browser does for one site. Unlike net/http/cookiejar it can be told that the browser was
+// jar keeps cookies as a browser does for one site. Unlike net/http/cookiejar, it can simulate that the browser is
 // closed.
 type jar struct {
 	mu      sync.Mutex // two tabs share it
@@ -31,11 +31,11 @@ func (j *jar) SetCookies(u *url.URL, set []*http.Cookie) {
 	}
 	for _, c := range set {
 		k := kept{value: c.Value, path: c.Path, ends: c.Expires, secure: c.Secure}
-		if c.MaxAge > 0 { // it counts before Expires
+		if c.MaxAge > 0 { // it has precedence over Expires
 			k.ends = time.Now().Add(time.Duration(c.MaxAge) * time.Second)
 		}
 		switch {
-		case c.Secure && u.Scheme != "https": // refused
+		case c.Secure && u.Scheme != "https": // rejected
 		case len(c.Name)+len(c.Value) > 4096: // likewise
 		case c.MaxAge < 0, !k.ends.IsZero() && k.ends.Before(time.Now()):
 			delete(j.cookies, c.Name)
@@ -58,14 +58,14 @@ func (j *jar) Cookies(u *url.URL) (send []*http.Cookie) {
 	return send
 }
 
-// session gives the value of the session cookie; empty if there is none.
+// session returns the value of the session cookie, or "" if there is none.
 func (j *jar) session() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.cookies["session"].value
 }
 
-// closeBrowser forgets what a browser does not keep.
+// closeBrowser deletes the cookies that are not persistent.
 func (j *jar) closeBrowser() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

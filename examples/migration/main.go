@@ -1,5 +1,5 @@
-// Command migration moves a shop's sessions from a sealed cookie to Redis and back while a crowd uses it, and takes
-// Redis away in the middle. At the end a table says what was lost: nothing. It needs nothing but Go:
+// Command migration moves a shop's sessions from a sealed cookie to Redis and back while a crowd uses it, with a Redis
+// outage in the middle. At the end, a table shows what was lost: nothing. It needs only Go:
 //
 //	go run ./examples/migration
 package main
@@ -34,22 +34,22 @@ type options struct {
 	out  io.Writer
 	live bool // out is a terminal
 
-	logouts  int          // how many of a thousand things that a customer does
-	story    []step       // the tests tell others
-	newStore newStoreFunc // likewise
+	logouts  int          // logouts per thousand actions of a customer
+	story    []step       // tests use other stories
+	newStore newStoreFunc // tests use other stores
 }
 
 func main() {
 	o := options{out: os.Stdout, logouts: 6, story: wholeStory, newStore: redisStore}
 	flag.IntVar(&o.browsers, "browsers", 200, "`how many` people use the shop")
 	flag.IntVar(&o.instances, "instances", 4, "`how many` instances of the app serve them")
-	flag.Uint64Var(&o.seed, "seed", 1, "`number` from which the crowd's habits are drawn")
+	flag.Uint64Var(&o.seed, "seed", 1, "`seed` of the crowd's random habits")
 	flag.DurationVar(&o.duration, "duration", 24*time.Second, "`how long` the whole story takes")
-	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, in place of the embedded one; only keys of this run are written, and removed at the end")
-	flag.BoolVar(&o.fallback, "fallback", false, "set FallbackOnError: while Redis is away in DualReadNew, serve the cookie's copy")
+	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, instead of the embedded one; only keys of this run are written, and they are removed at the end")
+	flag.BoolVar(&o.fallback, "fallback", false, "set FallbackOnError: while Redis is down in DualReadNew, serve the cookie's copy")
 	flag.Parse()
 	log.SetFlags(0)
-	redis.SetLogger(silence{}) // Redis is taken away: that connections fail is no news
+	redis.SetLogger(silence{}) // connection failures are expected during the outages
 	if info, err := os.Stdout.Stat(); err == nil {
 		o.live = info.Mode()&os.ModeCharDevice != 0
 	}
@@ -72,7 +72,7 @@ func (silence) Printf(context.Context, string, ...any) {}
 type step struct {
 	do    action
 	to    sessions.Phase // for roll
-	share float64        // of the duration
+	share float64        // share of the duration
 	what  string
 }
 
@@ -91,11 +91,11 @@ var wholeStory = []step{
 	{stay, 0, 2, "a cookie, and no Redis"},
 	{roll, sessions.DualReadOld, 1.5, "write both, read the cookie"},
 	{stay, 0, 2, ""},
-	{takeAway, 0, 1.5, "Redis is away: nobody may notice"},
+	{takeAway, 0, 1.5, "Redis is down: nobody may notice"},
 	{giveBack, 0, 1, "Redis is back"},
 	{roll, sessions.DualReadNew, 1.5, "write both, read Redis"},
 	{stay, 0, 1.5, ""},
-	{takeAway, 0, 1.5, "Redis is away"},
+	{takeAway, 0, 1.5, "Redis is down"},
 	{giveBack, 0, 1.5, "Redis is back"},
 	{roll, sessions.NewOnly, 1.5, "Redis alone"},
 	{stay, 0, 1.5, ""},
@@ -108,7 +108,7 @@ var wholeStory = []step{
 	{stay, 0, 1, ""},
 }
 
-// result is what the closing table shows.
+// result is what the final table shows.
 type result struct {
 	crowd             *crowd
 	adopted, resealed int64
@@ -122,9 +122,9 @@ type result struct {
 func run(ctx context.Context, o options) (*result, error) {
 	switch {
 	case o.browsers < 1 || o.instances < 1:
-		return nil, fmt.Errorf("-browsers and -instances are 1 or more")
+		return nil, fmt.Errorf("-browsers and -instances must be 1 or more")
 	case o.duration < time.Second:
-		return nil, fmt.Errorf("-duration is a second or more")
+		return nil, fmt.Errorf("-duration must be a second or more")
 	}
 	f, err := startFleet(ctx, o.instances, o.redis, o.fallback, o.newStore)
 	if err != nil {
@@ -148,7 +148,7 @@ func run(ctx context.Context, o options) (*result, error) {
 	return t.result, nil
 }
 
-// teller takes the fleet through the story and prints a line for each step.
+// teller takes the fleet through the story, and prints one line per step.
 type teller struct {
 	options
 	fleet  *fleet
@@ -172,12 +172,12 @@ func (t *teller) tell(ctx context.Context) error {
 		}
 		share := time.Duration(s.share / whole * float64(t.duration))
 		due = due.Add(share)
-		lasts := max(time.Until(due), share/2) // what a step takes too long, the next ones make up for
+		lasts := max(time.Until(due), share/2) // the next steps make up for one that takes too long
 		if err := t.step(ctx, s, lasts); err != nil {
 			return err
 		}
 	}
-	if t.fleet.outage.count.Load()%2 == 1 { // stopped on the way
+	if t.fleet.outage.count.Load()%2 == 1 { // the story was stopped during an outage
 		return t.fleet.giveRedisBack(context.WithoutCancel(ctx))
 	}
 	return nil
@@ -217,12 +217,12 @@ func (t *teller) describe(s step) string {
 	case s.do != takeAway || t.fleet.instances[0].dual.Phase() == sessions.DualReadOld:
 		return s.what
 	case t.fallback:
-		return s.what + ": the cookie serves"
+		return s.what + ": the cookie's copy is served"
 	}
-	return s.what + ": refused, not lost"
+	return s.what + ": requests fail, nothing is lost"
 }
 
-// wait lets the crowd do; on a terminal the last line shows it.
+// wait lets the crowd continue; on a terminal, the last line shows what it does.
 func (t *teller) wait(ctx context.Context, d time.Duration, s step) {
 	end := time.Now().Add(d)
 	for left := d; left > 0; left = time.Until(end) {
@@ -234,7 +234,7 @@ func (t *teller) wait(ctx context.Context, d time.Duration, s step) {
 			return
 		}
 		line := t.figures(t.fleet.phases(), "", t.describe(s))
-		fmt.Fprint(t.out, clearLine, line[:min(len(line), 79)]) // a line that wraps cannot be taken back
+		fmt.Fprint(t.out, clearLine, line[:min(len(line), 79)]) // a wrapped line cannot be overwritten
 	}
 }
 
@@ -244,16 +244,16 @@ func (t *teller) opening() {
 		where = "the Redis at " + t.redis
 	}
 	fmt.Fprintf(t.out, "%d browsers at %s, %d instances behind it, a cookie and %s (seed %d)\n\n", t.browsers, t.fleet.url, t.instances, where, t.seed)
-	away := "FallbackOnError is off: while Redis is away in DualReadNew, requests are refused."
+	away := "FallbackOnError is off: while Redis is down in DualReadNew, requests fail."
 	if t.fallback {
-		away = "FallbackOnError is on: while Redis is away in DualReadNew, the cookie's copy serves; logins and logouts are refused."
+		away = "FallbackOnError is on: while Redis is down in DualReadNew, the cookie's copy is served; logins and logouts fail."
 	}
-	fmt.Fprintf(t.out, "%s\nA digit for each instance: 1 OldOnly, 2 DualReadOld, 3 DualReadNew, 4 NewOnly.\n"+
-		"Before each step forward one instance reports. A team waits until all say that it is safe; this story does not.\n\n", away)
-	fmt.Fprintf(t.out, "%6s  %-*s  %7s  %7s  %7s\n", "time", t.width(), "instances", "req/s", "refused", "keys")
+	fmt.Fprintf(t.out, "%s\nOne digit per instance: 1 OldOnly, 2 DualReadOld, 3 DualReadNew, 4 NewOnly.\n"+
+		"Before each step forward, one instance reports. A team waits until all say that it is safe; this story does not.\n\n", away)
+	fmt.Fprintf(t.out, "%6s  %-*s  %7s  %7s  %7s\n", "time", t.width(), "instances", "req/s", "failed", "keys")
 }
 
-// width is that of the column of phases.
+// width is the width of the column of phases.
 func (t *teller) width() int {
 	if t.instances > 4 {
 		return 2*t.instances + 5
@@ -269,7 +269,7 @@ func (t *teller) figures(phases, keys, what string) string {
 		float64(requests)/took.Seconds(), refused, keys, what)
 }
 
-// line ends a step: it also counts the keys.
+// line prints the line of a finished step, for which it also counts the keys.
 func (t *teller) line(phases, what string) error {
 	if err := t.countKeys(); err != nil {
 		return err
@@ -294,7 +294,8 @@ func (t *teller) countKeys() error {
 	return nil
 }
 
-// report prints in short what one instance says of the next phase. The story goes on either way: a team would wait.
+// report prints a summary of what one instance reports about the next phase. The story continues either way; a team
+// would wait.
 func (t *teller) report(r sessions.DualReport) {
 	if t.live {
 		fmt.Fprint(t.out, clearLine)
@@ -319,7 +320,7 @@ func (t *teller) report(r sessions.DualReport) {
 	}
 }
 
-// finish asks everybody once more, and prints the table.
+// finish checks everybody once more, and prints the table.
 func (t *teller) finish() {
 	r := t.result
 	r.took = time.Since(t.crowd.started)
@@ -337,7 +338,7 @@ func (t *teller) finish() {
 	fmt.Fprint(t.out, "\n", r)
 }
 
-// promise is a figure that stays zero.
+// promise is a figure that must stay zero.
 type promise struct {
 	what  string
 	count int64
@@ -350,12 +351,12 @@ func (r *result) promises() []promise {
 		{"changes lost", t.changesLost.Load()},
 		{"revoked sessions seen again", t.revokedSeen.Load()},
 		{"keys without TTL", r.keysWithoutTTL},
-		{"refused in DualReadOld", t.noticed.Load()},
-		{"failed while Redis was there", t.failed.Load()},
+		{"failed in DualReadOld", t.noticed.Load()},
+		{"failed while Redis was up", t.failed.Load()},
 	}
 }
 
-// clean says whether every promise was kept.
+// clean reports whether every promise was kept.
 func (r *result) clean() bool {
 	return !slices.ContainsFunc(r.promises(), func(p promise) bool { return p.count != 0 })
 }
@@ -373,7 +374,7 @@ func (r *result) String() string {
 	for _, p := range r.promises() {
 		note := ""
 		if p.count != 0 {
-			note = "<- not as promised"
+			note = "<- promise broken"
 		}
 		row(p.what, p.count, note)
 	}
@@ -384,15 +385,15 @@ func (r *result) String() string {
 	if r.fallback {
 		fallback = "in DualReadNew, FallbackOnError on: logins and logouts only"
 	}
-	row("refused, Redis away", t.refused.Load(), fallback)
-	row("changes acknowledged", t.adds.Load(), fmt.Sprintf("%d of them by two tabs at once, from DualReadNew on", t.tabs.Load()))
+	row("failed, Redis down", t.refused.Load(), fallback)
+	row("changes acknowledged", t.adds.Load(), fmt.Sprintf("%d of them by two tabs at the same time, from DualReadNew on", t.tabs.Load()))
 	row("visitors' sessions", t.visitors.Load(), fmt.Sprintf("they end after %v, in the cookie and in Redis", visitorIdle))
 	row("logins", t.logins.Load(), "each renews the session")
 	row("logouts", t.logouts.Load(), fmt.Sprintf("%d of both at an instance that could not record it", t.unrecorded.Load()))
-	row("old cookies replayed", t.replays.Load(), "where a revocation is known: DualReadNew, NewOnly")
-	row("and where it is not", t.gapReplays.Load(), fmt.Sprintf("OldOnly, DualReadOld: %d were served, as before the migration", t.gapSuccesses.Load()))
+	row("old cookies replayed", t.replays.Load(), "where revocations are known: DualReadNew, NewOnly")
+	row("and where they are not", t.gapReplays.Load(), fmt.Sprintf("OldOnly, DualReadOld: %d were served, as before the migration", t.gapSuccesses.Load()))
 	row("sessions adopted", r.adopted, "only the cookie had them")
-	row("cookies resealed", r.resealed, "given the form of the phase")
+	row("cookies resealed", r.resealed, "converted to the form of the phase")
 	row("keys at most", r.keysAtMost, fmt.Sprintf("%d at the end", r.keys))
 	_ = w.Flush()
 	if len(r.crowd.complaints) > 0 {
@@ -405,9 +406,9 @@ func (r *result) String() string {
 	case !r.clean():
 		b.WriteString("\nNot all promises were kept.\n")
 	case r.stopped:
-		b.WriteString("\nStopped early. Nobody has lost anything so far.\n")
+		b.WriteString("\nStopped early. Nothing has been lost so far.\n")
 	default:
-		b.WriteString("\nEverybody kept their session, and everything in it.\n")
+		b.WriteString("\nEverybody kept their session and everything in it.\n")
 	}
 	return b.String()
 }

@@ -69,7 +69,7 @@ func TestP15_WholeStory(t *testing.T) {
 				require.Positive(t, tally.refused.Load(), out)
 			}
 			require.Contains(t, out, "111 211 221 222", "the fleet is mixed on the way")
-			require.Contains(t, out, "Everybody kept their session, and everything in it.")
+			require.Contains(t, out, "Everybody kept their session and everything in it.")
 			require.NotContains(t, out, clearLine, "not a terminal")
 		})
 	}
@@ -97,8 +97,8 @@ func TestSkippedPhaseIsSeen(t *testing.T) {
 	})
 	require.Positive(t, r.crowd.tally.sessionsLost.Load(), out)
 	require.False(t, r.clean())
-	require.Contains(t, out, "<- not as promised")
-	require.Contains(t, out, "was not known any more")
+	require.Contains(t, out, "<- promise broken")
+	require.Contains(t, out, "was no longer known")
 }
 
 // noTombstones deletes where a tombstone should be.

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// demo drives the fleet as one person with a browser would, and prints what that person sees. Its error says that the
-// store did not do what it is known for.
+// demo drives the fleet like one person with a browser, and prints what that person sees. It returns an error if the
+// store did not behave as expected.
 func demo(ctx context.Context, f *fleet, base, lives string, out io.Writer) error {
 	jar, err := cookiejar.New(nil)
 	if err != nil {
@@ -63,21 +63,21 @@ func demo(ctx context.Context, f *fleet, base, lives string, out io.Writer) erro
 		}
 	}
 	if len(killed) != 2 || killed[0] == killed[1] {
-		return fmt.Errorf("killed %v: a dead replica served", killed)
+		return fmt.Errorf("killed %v: a killed replica served a request", killed)
 	}
 
 	if v.lost == 0 {
-		fmt.Fprintf(out, "\n%d reloads, two replicas died and came back: nothing was lost.\n", v.reloads)
+		fmt.Fprintf(out, "\n%d reloads, two replicas killed and restarted: nothing was lost.\n", v.reloads)
 	} else {
-		fmt.Fprintf(out, "\n%d of %d reloads found no session, or another one: each replica knows only its own. Try -store redis or -store cookie.\n", v.lost, v.reloads)
+		fmt.Fprintf(out, "\n%d of %d reloads found no session, or another one, because each replica knows only its own. Try -store redis or -store cookie.\n", v.lost, v.reloads)
 	}
 	if (v.lost == 0) != (f.options.store != "memory") {
-		return fmt.Errorf("-store %s is not expected to do so", f.options.store)
+		return fmt.Errorf("-store %s should not do that", f.options.store)
 	}
 	return nil
 }
 
-// visitor is a browser, and what the person before it knows.
+// visitor is a browser, and what the person using it knows.
 type visitor struct {
 	base   string
 	client *http.Client
@@ -88,7 +88,7 @@ type visitor struct {
 	lost    int
 }
 
-// reload asks for the page once, and compares it with what it should show.
+// reload requests the page once, and compares it with what it should show.
 func (v *visitor) reload(ctx context.Context, what string) (servedBy string, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, v.base+"/", nil)
 	if err != nil {
@@ -102,7 +102,7 @@ func (v *visitor) reload(ctx context.Context, what string) (servedBy string, err
 	defer resp.Body.Close()
 	var page view
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the page answers %s", resp.Status)
+		return "", fmt.Errorf("the page responds with %s", resp.Status)
 	}
 	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil {
 		return "", err
@@ -123,7 +123,7 @@ func (v *visitor) reload(ctx context.Context, what string) (servedBy string, err
 	return page.ServedBy, nil
 }
 
-// save sends the form. The page to which it leads is not asked for: the next reload shows it.
+// save submits the form. It does not follow the redirect: the next reload shows the result.
 func (v *visitor) save(ctx context.Context, value string) error {
 	form := strings.NewReader(url.Values{"value": {value}}.Encode())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, v.base+"/value", form)
@@ -139,7 +139,7 @@ func (v *visitor) save(ctx context.Context, value string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSeeOther {
-		return fmt.Errorf("the form answers %s", resp.Status)
+		return fmt.Errorf("the form responds with %s", resp.Status)
 	}
 	v.saved = value
 	return nil

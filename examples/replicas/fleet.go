@@ -22,12 +22,12 @@ import (
 const (
 	fleetSize     = 3
 	fleetHeader   = "X-Fleet"   // from the proxy to a replica: a fleetState
-	refusedHeader = "X-Refused" // from the proxy to the client: who did not answer before the one who did
-	stickyCookie  = "replica"   // the proxy's own, as load balancers have them
+	refusedHeader = "X-Refused" // from the proxy to the client: the replicas that did not respond before the one that did
+	stickyCookie  = "replica"   // the proxy's own cookie, as load balancers have
 	patience      = 10 * time.Second
 )
 
-// fleetState is what the proxy knows of the replicas, for the page.
+// fleetState is what the proxy knows about the replicas, for the page.
 type fleetState struct {
 	Sticky   bool          `json:"sticky"`
 	Replicas []memberState `json:"replicas"`
@@ -42,16 +42,16 @@ type memberState struct {
 	Here   bool   `json:"-"` // it serves this page
 }
 
-// member is one replica: a process of its own.
+// member is one replica, in its own process.
 type member struct {
 	memberState
-	addr  string // empty until it has been started once; a dead one keeps it, as in a proxy's list
+	addr  string // empty until the first start; a dead replica keeps it, as in a proxy's list
 	cmd   *exec.Cmd
 	stdin io.Closer     // closing it asks the process to end
-	gone  chan struct{} // closed when it has ended
+	gone  chan struct{} // closed when the process has ended
 }
 
-// fleet is the replicas and the proxy in front of them.
+// fleet is the replicas, and the proxy in front of them.
 type fleet struct {
 	program   string
 	options   options
@@ -60,7 +60,7 @@ type fleet struct {
 
 	change sync.Mutex // held while a replica is started or killed
 
-	mu      sync.Mutex // guards all below; never held for long
+	mu      sync.Mutex // guards everything below; never held for long
 	members [fleetSize]*member
 	next    int
 }
@@ -68,8 +68,8 @@ type fleet struct {
 func newFleet(program string, o options, secret string) *fleet {
 	f := &fleet{
 		program: program, options: o, secret: secret,
-		// Each request has a connection of its own. A dead replica then shows as a connection that is refused, when
-		// nothing of the request has been sent; on one that was kept open nobody could tell what had been done.
+		// Use a new connection per request. A dead replica then refuses the connection before anything of the request
+		// is sent; on a reused connection, the proxy could not tell whether the request was carried out.
 		transport: &http.Transport{DisableKeepAlives: true},
 	}
 	for i := range f.members {
@@ -96,12 +96,12 @@ func (f *fleet) start(n int) error {
 		return nil
 	}
 	what := "events"
-	if f.options.demo { // the table says it
+	if f.options.demo { // the table shows it
 		what = "nothing"
 	}
 	args := []string{"-serve", "-with-parent", "-addr", "127.0.0.1:0", "-health", "", "-name", m.Name, "-store", f.options.store, "-log", what}
 	cmd := exec.Command(f.program, args...)
-	// By the environment, not the command line, which everybody on the machine can read.
+	// In the environment, because everybody on the machine can read the command line.
 	cmd.Env = append(os.Environ(), "SESSION_SECRET="+f.secret, "REDIS_ADDR="+f.options.redis)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
@@ -144,7 +144,7 @@ func (f *fleet) isUp(m *member) bool {
 	return m.Up
 }
 
-// kill ends replica number n at once, with no time to put anything away.
+// kill kills replica number n, without time to save anything.
 func (f *fleet) kill(n int) {
 	f.change.Lock()
 	defer f.change.Unlock()
@@ -154,7 +154,7 @@ func (f *fleet) kill(n int) {
 	}
 }
 
-// stop ends all replicas, in peace if they can.
+// stop ends all replicas, gracefully if possible.
 func (f *fleet) stop() {
 	f.change.Lock()
 	defer f.change.Unlock()
@@ -177,7 +177,7 @@ func (f *fleet) stop() {
 	}
 }
 
-// handler is the proxy, and the buttons that kill replicas and bring them back.
+// handler is the proxy, and serves the buttons that kill and restart replicas.
 func (f *fleet) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /fleet/{number}/{what}", f.button)
@@ -210,9 +210,9 @@ func (f *fleet) button(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 
-// RoundTrip sends a request to the replica whose turn it is. If that one does not accept the connection, nothing was
-// sent, and the next one gets the request, whatever its method. If the connection breaks later, a GET goes to the next
-// one; for anything else nobody knows whether it was done, so it is not done again.
+// RoundTrip sends a request to the replica whose turn it is. If that replica does not accept the connection, nothing
+// was sent, and the next one gets the request, whatever its method. If the connection breaks later, a GET goes to the
+// next replica. It is unknown whether any other request was carried out, so it is not repeated.
 func (f *fleet) RoundTrip(r *http.Request) (*http.Response, error) {
 	err := errors.New("no replica has been started")
 	var refused []string
@@ -227,7 +227,7 @@ func (f *fleet) RoundTrip(r *http.Request) (*http.Response, error) {
 		try.URL.Host = addr
 		try.Header.Set(fleetHeader, f.state())
 		if r.Body != nil {
-			try.Body = io.NopCloser(r.Body) // it is still whole for the next one
+			try.Body = io.NopCloser(r.Body) // keeps the body open for the next replica
 		}
 		var resp *http.Response
 		if resp, err = f.transport.RoundTrip(try); err == nil {
@@ -251,7 +251,7 @@ func (f *fleet) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// order gives the replicas in the order in which they are tried: round robin, unless the client is pinned.
+// order returns the replicas in the order in which to try them: round robin, unless the client is pinned.
 func (f *fleet) order(r *http.Request) []*member {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -280,7 +280,7 @@ func (f *fleet) served(m *member) {
 	m.Served++
 }
 
-// state gives the fleet in the form of fleetHeader.
+// state returns the state of the fleet, in the form of fleetHeader.
 func (f *fleet) state() string {
 	b, _ := json.Marshal(f.snapshot())
 	return string(b)
@@ -296,7 +296,7 @@ func (f *fleet) snapshot() *fleetState {
 	return s
 }
 
-// nobody answers when no replica does.
+// nobody responds when no replica does.
 func (f *fleet) nobody(w http.ResponseWriter, _ *http.Request, _ error) {
 	var page bytes.Buffer
 	if err := templates.ExecuteTemplate(&page, "nobody", view{Fleet: f.snapshot()}); err != nil {

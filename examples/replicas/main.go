@@ -1,11 +1,11 @@
 // Command replicas serves one page with a session on three replicas behind a round-robin proxy, and lets you kill them
-// while you reload. It needs nothing but Go:
+// while you reload. It needs only Go:
 //
 //	go run ./examples/replicas                  # sessions in Redis: nothing is lost
 //	go run ./examples/replicas -store memory    # in the memory of each replica: see it break
 //	go run ./examples/replicas -demo            # the same without a browser, as a table
 //
-// With -serve it is one such replica: that is what the container in k8s/ runs.
+// With -serve it is one such replica, which is what the container in k8s/ runs.
 package main
 
 import (
@@ -37,13 +37,13 @@ func main() {
 	var o options
 	flag.StringVar(&o.addr, "addr", "", "`host:port` to listen on (default 127.0.0.1:8080; with -serve :8080)")
 	flag.StringVar(&o.store, "store", "redis", "`kind` of store: memory, cookie or redis")
-	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, in place of the embedded one; its password is in REDIS_PASSWORD")
-	flag.BoolVar(&o.sticky, "sticky", false, "the proxy pins each browser to a replica, with a cookie of its own")
-	flag.BoolVar(&o.demo, "demo", false, "no browser: reload while replicas die and come back, print a table, end")
-	flag.BoolVar(&o.serve, "serve", false, "be one replica; LISTEN_ADDR, HEALTH_ADDR, SESSION_STORE, REDIS_ADDR and REPLICA_NAME stand for flags that are not given, SESSION_SECRET seals cookies")
-	flag.StringVar(&o.health, "health", ":8081", "with -serve: `host:port` for /healthz and /readyz, apart from the page because the figures are not for everybody; empty for none")
+	flag.StringVar(&o.redis, "redis", "", "`host:port` of a Redis server, instead of the embedded one; the password is in REDIS_PASSWORD")
+	flag.BoolVar(&o.sticky, "sticky", false, "let the proxy pin each browser to a replica, with its own cookie")
+	flag.BoolVar(&o.demo, "demo", false, "run without a browser: reload while replicas are killed and restarted, print a table, exit")
+	flag.BoolVar(&o.serve, "serve", false, "be one replica; LISTEN_ADDR, HEALTH_ADDR, SESSION_STORE, REDIS_ADDR and REPLICA_NAME replace flags that are not set, SESSION_SECRET seals cookies")
+	flag.StringVar(&o.health, "health", ":8081", "with -serve: `host:port` for /healthz and /readyz, separate from the page because the figures are not public; empty for none")
 	flag.StringVar(&o.name, "name", "", "with -serve: `name` on the page (default: the host's)")
-	flag.StringVar(&o.log, "log", "warnings", "with -serve: `what` to print of sessions: events (all that happens), warnings (what a person can act on) or nothing")
+	flag.StringVar(&o.log, "log", "warnings", "with -serve: `what` to print about sessions: events (everything that happens), warnings (what a person can act on) or nothing")
 	flag.BoolVar(&o.withParent, "with-parent", false, "with -serve: end when standard input does, and take the state of the fleet from the proxy")
 	flag.Parse()
 	log.SetFlags(0)
@@ -61,7 +61,7 @@ func main() {
 	}
 }
 
-// fromEnvironment fills in what a flag does not say.
+// fromEnvironment fills in the flags that are not set.
 func (o *options) fromEnvironment() {
 	given := map[string]bool{}
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -78,10 +78,10 @@ func (o *options) fromEnvironment() {
 	}
 }
 
-// runFleet starts the replicas as processes of their own, and the proxy in front of them.
+// runFleet starts the replicas as separate processes, and the proxy in front of them.
 func runFleet(ctx context.Context, o options) error {
 	if o.store != "redis" && o.redis != "" {
-		return errors.New("-redis goes with -store redis only")
+		return errors.New("-redis needs -store redis")
 	}
 	if err := checkStore(o.store); err != nil {
 		return err
@@ -112,7 +112,7 @@ func runFleet(ctx context.Context, o options) error {
 	}
 	ln, err := net.Listen("tcp", o.addr)
 	if err != nil {
-		return fmt.Errorf("%w\nIf another program has this address, choose another: -addr 127.0.0.1:8081", err)
+		return fmt.Errorf("%w\nIf another program uses this address, choose another: -addr 127.0.0.1:8081", err)
 	}
 	at := ln.Addr().(*net.TCPAddr)
 	if at.IP.IsUnspecified() {
@@ -146,7 +146,7 @@ func checkStore(kind string) error {
 	case "memory", "cookie", "redis":
 		return nil
 	}
-	return errors.New("-store is memory, cookie or redis")
+	return errors.New("-store must be memory, cookie or redis")
 }
 
 // startRedis starts an embedded Redis.
@@ -155,7 +155,7 @@ func startRedis() (*miniredis.Miniredis, error) {
 	if err != nil {
 		return nil, err
 	}
-	go func() { // its clock stands still unless somebody moves it, and sessions are to expire
+	go func() { // its clock stands still unless it is moved, and sessions must expire
 		for range time.Tick(time.Second) {
 			embedded.FastForward(time.Second)
 		}

@@ -530,12 +530,12 @@ func TestMistakesAreSaid(t *testing.T) {
 	taken := httptest.NewServer(http.NotFoundHandler())
 	defer taken.Close()
 	for _, test := range []struct{ args, says string }{
-		{"-store memcached", "-store is memory, cookie or redis"},
-		{"-serve -store memcached", "-store is memory, cookie or redis"},
-		{"-store cookie -redis 127.0.0.1:1", "-redis goes with -store redis only"},
+		{"-store memcached", "-store must be memory, cookie or redis"},
+		{"-serve -store memcached", "-store must be memory, cookie or redis"},
+		{"-store cookie -redis 127.0.0.1:1", "-redis needs -store redis"},
 		{"-serve", "REDIS_ADDR"},
 		{"-serve -store cookie", "SESSION_SECRET"},
-		{"-serve -store memory -log all", "-log is"},
+		{"-serve -store memory -log all", "-log must be"},
 		{"-addr " + strings.TrimPrefix(taken.URL, "http://"), "choose another: -addr"},
 	} {
 		cmd := exec.Command(program, strings.Fields(test.args)...)

@@ -34,10 +34,10 @@ var pageHTML string
 
 var templates = template.Must(template.New("page").Parse(pageHTML))
 
-// replica is one instance of the app. It knows nothing of the others.
+// replica is one instance of the app. It does not know the others.
 type replica struct {
 	name, kind string
-	inFleet    bool                                                // a proxy of this program is in front, and says how the fleet is
+	inFleet    bool                                                // the proxy of this program is in front, and sends the state of the fleet
 	check      func(context.Context) (sessions.RedisHealth, error) // nil if there is no Redis
 }
 
@@ -45,7 +45,7 @@ type replica struct {
 func runReplica(ctx context.Context, o options) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	if o.withParent { // the pipe closes when the parent ends, however it ends: no replica is left behind
+	if o.withParent { // the pipe closes when the parent ends, in whatever way: no replica is left behind
 		go func() {
 			_, _ = io.Copy(io.Discard, os.Stdin)
 			stop()
@@ -62,12 +62,12 @@ func runReplica(ctx context.Context, o options) error {
 	case "events":
 		events := log.New(os.Stderr, "", log.Ltime)
 		cfg.Observe = func(_ context.Context, e sessions.Event) { printEvent(events, rep.name, e) }
-		fallthrough // they say all that the Logger would
+		fallthrough // the events include everything that the Logger would get
 	case "nothing":
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	case "warnings":
 	default:
-		return errors.New("-log is events, warnings or nothing")
+		return errors.New("-log must be events, warnings or nothing")
 	}
 	mgr, err := sessions.New(cfg)
 	if err != nil {
@@ -86,7 +86,7 @@ func runReplica(ctx context.Context, o options) error {
 			return err
 		}
 		health := &http.Server{Handler: rep.health(), ReadHeaderTimeout: 5 * time.Second}
-		defer health.Close() // last: it answers while the others are waited for
+		defer health.Close() // last, so that it responds during the shutdown of the page
 		go func() { failed <- health.Serve(hln) }()
 		listening += fmt.Sprintf(", health on %v", hln.Addr())
 	}
@@ -97,13 +97,13 @@ func runReplica(ctx context.Context, o options) error {
 		return err
 	case <-ctx.Done():
 	}
-	// Nothing new is accepted, and what is being answered is answered: within terminationGracePeriodSeconds.
+	// Accept nothing new, and finish the requests in progress, within terminationGracePeriodSeconds.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return web.Shutdown(ctx)
 }
 
-// openStore opens what -store names.
+// openStore opens the store that -store names.
 func (rep *replica) openStore(o options) (sessions.Store, error) {
 	if err := checkStore(o.store); err != nil {
 		return nil, err
@@ -117,10 +117,10 @@ func (rep *replica) openStore(o options) (sessions.Store, error) {
 		}
 		codec, err := sessions.NewSecureCookieCodec(secrets...)
 		if err != nil {
-			return nil, fmt.Errorf("SESSION_SECRET must be the same on every replica: one secret, or several with commas between, of which the first seals: %w", err)
+			return nil, fmt.Errorf("SESSION_SECRET must be the same on every replica: one secret, or several separated by commas, of which the first seals: %w", err)
 		}
 		return sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
-	case o.store == "memory": // a Redis that nobody else can reach
+	case o.store == "memory": // a Redis that no other replica can reach
 		embedded, err := startRedis()
 		if err != nil {
 			return nil, err
@@ -144,7 +144,7 @@ func (rep *replica) openStore(o options) (sessions.Store, error) {
 	return store, nil
 }
 
-// handler puts together what a request passes through.
+// handler combines what a request passes through.
 func (rep *replica) handler(mgr *sessions.Manager) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", withSession(rep.page))
@@ -153,21 +153,22 @@ func (rep *replica) handler(mgr *sessions.Manager) http.Handler {
 	mux.Handle("POST /logout", withSession(logout))
 	app := http.NewCrossOriginProtection().Handler(mgr.Wrap(http.MaxBytesHandler(mux, 64<<10)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Served-By", rep.name) // nobody has to join the logs of two machines to know
+		w.Header().Set("X-Served-By", rep.name) // so that nobody has to join the logs of two machines
 		app.ServeHTTP(w, r)
 	})
 }
 
-// health answers the probes of an orchestrator.
+// health responds to the probes of an orchestrator.
 func (rep *replica) health() http.Handler {
 	mux := http.NewServeMux()
-	// The process lives and can answer. It asks nobody else: a restart of this process mends no other one.
+	// The process is alive and can respond. The probe checks nothing else: restarting this process repairs no other
+	// one.
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
-	// It can do its work. A policy that is wrong is written here for a person, and takes no replica out of service.
+	// The replica can do its work. A wrong policy is shown here for a person, but takes no replica out of service.
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		if rep.check == nil {
-			fmt.Fprintln(w, "ready: the client holds its session, there is no store to ask")
+			fmt.Fprintln(w, "ready: the client holds its session, there is no store to check")
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
@@ -183,8 +184,8 @@ func (rep *replica) health() http.Handler {
 	return mux
 }
 
-// withSession gives a handler its session. An error says that the store could not answer, and not that nobody is logged
-// in: do not go on without the session.
+// withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged
+// in: do not continue without the session.
 func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())
@@ -197,7 +198,7 @@ func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session)
 	})
 }
 
-// view is what the page shows; a client that asks for JSON gets the first part.
+// view is what the page shows; a client that asks for JSON gets only the first part.
 type view struct {
 	ServedBy string `json:"served_by"`
 	ID       string `json:"session"`
@@ -213,7 +214,7 @@ type view struct {
 }
 
 func (rep *replica) page(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
-	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at once both count
+	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at the same time both count
 	if err != nil {
 		return err
 	}
@@ -224,7 +225,7 @@ func (rep *replica) page(w http.ResponseWriter, r *http.Request, s sessions.Sess
 	w.Header().Set("Vary", "Accept")
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(v) // a session that cannot be saved is answered for us, and a visitor may hang up
+		_ = json.NewEncoder(w).Encode(v) // if the session cannot be saved, the ErrorHandler responds; a visitor may hang up
 		return nil
 	}
 	v.Fleet = rep.fleet(r)
@@ -234,7 +235,7 @@ func (rep *replica) page(w http.ResponseWriter, r *http.Request, s sessions.Sess
 	return nil
 }
 
-// fleet gives what the proxy says of all replicas; nil where this one does not know who is in front of it.
+// fleet returns what the proxy reports about all replicas, or nil if this one does not run behind the proxy.
 func (rep *replica) fleet(r *http.Request) *fleetState {
 	if !rep.inFleet {
 		return nil
@@ -249,17 +250,17 @@ func (rep *replica) fleet(r *http.Request) *fleetState {
 	return &state
 }
 
-// explain says where sessions live, and what to expect of it.
+// explain returns where sessions live, and what to expect.
 func explain(kind string, sticky bool) (lives, expect string) {
 	switch {
 	case kind == "cookie":
-		return "a sealed cookie", "Your browser brings the session along, so any replica can serve you. Kill one, or two: nothing is lost."
+		return "a sealed cookie", "Your browser sends the session along, so any replica can serve you. Kill one, or two: nothing is lost."
 	case kind == "redis":
 		return "Redis", "Every replica reads the same session. Kill one, or two: nothing is lost."
 	case sticky:
-		return "this replica's memory", "You are pinned to one replica, so all looks well. Kill that one, and your session is gone."
+		return "this replica's memory", "You are pinned to one replica, so everything seems to work. Kill that one, and your session is gone."
 	}
-	return "this replica's memory", "Each reload lands on another replica, which does not know you: the counter falls back to 1, and your value is gone."
+	return "this replica's memory", "Each reload reaches another replica, which does not know you: the counter falls back to 1, and your value is gone."
 }
 
 func saveValue(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
@@ -271,7 +272,7 @@ func login(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
 	if name == "" {
 		return done(w, r, nil)
 	}
-	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
+	s.Renew() // a token that was planted in this browser before is now worthless
 	return done(w, r, user.Set(s, name))
 }
 
@@ -287,13 +288,13 @@ func done(w http.ResponseWriter, r *http.Request, err error) error {
 	return err
 }
 
-// clean keeps what a person types to one short line.
+// clean reduces what a person types to one short line.
 func clean(s string) string {
 	runes := []rune(strings.Join(strings.Fields(strings.ToValidUTF8(s, "")), " "))
 	return string(runes[:min(len(runes), 120)])
 }
 
-// printEvent writes one line that answers: which replica did what to this session, and why?
+// printEvent prints one line that says which replica did what to a session, and why.
 func printEvent(l *log.Logger, name string, e sessions.Event) {
 	line := fmt.Sprintf("%s  %-8s %-10s %-22s", name, e.Kind, e.Outcome, cmp.Or(e.SessionID, "-"))
 	if e.Detail != "" {

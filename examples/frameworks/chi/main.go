@@ -1,4 +1,4 @@
-// Command chi has sessions with chi: a counter, log in, log out and a flash message.
+// Command chi shows sessions with chi: a counter, login, logout and a flash message.
 //
 //	go run ./chi
 package main
@@ -14,7 +14,7 @@ import (
 	"handover.example/sessions/examples/frameworks/internal/web"
 )
 
-// What a session of this program holds. Everything below uses these keys, so that a type is written once.
+// The values of a session. Everything below uses these keys, so that each type is written once.
 var (
 	user   = sessions.NewKey[string]("user")
 	visits = sessions.NewKey[int]("visits")
@@ -23,9 +23,9 @@ var (
 
 func main() { web.Main(handler) }
 
-// handler puts together what a request passes through. A chi middleware is a func(http.Handler) http.Handler, and so is
-// Wrap: nothing lies between. The order matters, outermost first: what answers for a panic (middleware.Recoverer does as
-// well), what refuses POSTs from other sites, the sessions.
+// handler combines what a request passes through. A chi middleware is a func(http.Handler) http.Handler, and so is
+// Wrap, so no adapter is needed. The order matters, outermost first: recovery from panics (middleware.Recoverer works
+// too), rejection of POSTs from other sites, sessions.
 func handler(store sessions.Store) (http.Handler, error) {
 	mgr, err := sessions.New(sessions.Config{Store: store, IdleTimeout: 30 * time.Minute})
 	if err != nil {
@@ -40,8 +40,8 @@ func handler(store sessions.Store) (http.Handler, error) {
 	return r, nil
 }
 
-// withSession gives a handler its session. An error says that the store could not answer, and not that nobody is logged
-// in: do not go on without the session.
+// withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged
+// in: do not continue without the session.
 func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())
@@ -55,7 +55,7 @@ func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session)
 }
 
 func page(w http.ResponseWriter, _ *http.Request, s sessions.Session) error {
-	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at once both count
+	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at the same time both count
 	if err != nil {
 		return err
 	}
@@ -63,8 +63,8 @@ func page(w http.ResponseWriter, _ *http.Request, s sessions.Session) error {
 	p.User, _ = user.Get(s)
 	p.Flash, _ = flash.Take(s) // shown once
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")     // so that the back button asks again after a logout
-	_ = web.Templates.ExecuteTemplate(w, "page", p) // a session that cannot be saved is answered for us
+	w.Header().Set("Cache-Control", "no-store")     // so that the back button reloads the page after a logout
+	_ = web.Templates.ExecuteTemplate(w, "page", p) // if the session cannot be saved, the ErrorHandler responds
 	return nil
 }
 
@@ -73,12 +73,12 @@ func login(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
 	if name == "" {
 		return done(w, r, s, "Please enter a name.", nil)
 	}
-	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
+	s.Renew() // a token that was planted in this browser before is now worthless
 	return done(w, r, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))
 }
 
 func logout(w http.ResponseWriter, r *http.Request, s sessions.Session) error {
-	s.Destroy() // what is set from here on belongs to a new session
+	s.Destroy() // values set from here on belong to a new session
 	return done(w, r, s, "You are logged out. This is a new, empty session.", nil)
 }
 
@@ -87,7 +87,7 @@ func fail(_ http.ResponseWriter, _ *http.Request, s sessions.Session) error {
 	panic("broken on purpose: the hundred visits are not saved")
 }
 
-// done ends a POST: a message for the next page, and the way there.
+// done ends a POST with a message for the next page, and redirects there.
 func done(w http.ResponseWriter, r *http.Request, s sessions.Session, message string, err error) error {
 	if err = errors.Join(err, flash.Set(s, message)); err == nil {
 		http.Redirect(w, r, "/", http.StatusSeeOther)

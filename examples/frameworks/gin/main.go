@@ -1,4 +1,4 @@
-// Command gin has sessions with Gin: a counter, log in, log out and a flash message.
+// Command gin shows sessions with Gin: a counter, login, logout and a flash message.
 //
 //	go run ./gin
 package main
@@ -14,7 +14,7 @@ import (
 	"handover.example/sessions/examples/frameworks/internal/web"
 )
 
-// What a session of this program holds. Everything below uses these keys, so that a type is written once.
+// The values of a session. Everything below uses these keys, so that each type is written once.
 var (
 	user   = sessions.NewKey[string]("user")
 	visits = sessions.NewKey[int]("visits")
@@ -22,13 +22,13 @@ var (
 )
 
 func main() {
-	gin.SetMode(gin.ReleaseMode) // the debug mode is talkative
+	gin.SetMode(gin.ReleaseMode) // debug mode is verbose
 	web.Main(handler)
 }
 
-// handler puts together what a request passes through, outermost first: what answers for a panic, what refuses POSTs from
-// other sites, the sessions, and inside of them the whole of Gin. It is gin.New and not gin.Default: the Recovery of Gin
-// would turn a panic into a response like any other, and the session would be saved.
+// handler combines what a request passes through, outermost first: recovery from panics, rejection of POSTs from other
+// sites, sessions, and inside all of Gin. It uses gin.New and not gin.Default, whose Recovery would turn a panic into
+// an ordinary response, so that the session would be saved.
 func handler(store sessions.Store) (http.Handler, error) {
 	mgr, err := sessions.New(sessions.Config{Store: store, IdleTimeout: 30 * time.Minute})
 	if err != nil {
@@ -44,8 +44,8 @@ func handler(store sessions.Store) (http.Handler, error) {
 	return web.Recover(http.NewCrossOriginProtection().Handler(mgr.Wrap(engine))), nil
 }
 
-// withSession gives a handler its session. An error says that the store could not answer, and not that nobody is logged
-// in: do not go on without the session. The context is that of the request: a *gin.Context knows nothing of it.
+// withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged
+// in: do not continue without the session. Use the context of the request: a *gin.Context does not carry the session.
 func withSession(next func(*gin.Context, sessions.Session) error) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		s, err := sessions.Get(c.Request.Context())
@@ -59,14 +59,14 @@ func withSession(next func(*gin.Context, sessions.Session) error) gin.HandlerFun
 }
 
 func page(c *gin.Context, s sessions.Session) error {
-	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at once both count
+	n, err := visits.Update(s, func(n int) int { return n + 1 }) // not Get and Set: two tabs at the same time both count
 	if err != nil {
 		return err
 	}
 	p := web.Page{Title: "Handover with Gin", ID: s.ID(), Visits: n, Created: s.CreatedAt(), Expires: s.ExpiresAt()}
 	p.User, _ = user.Get(s)
 	p.Flash, _ = flash.Take(s)            // shown once
-	c.Header("Cache-Control", "no-store") // so that the back button asks again after a logout
+	c.Header("Cache-Control", "no-store") // so that the back button reloads the page after a logout
 	c.HTML(http.StatusOK, "page", p)
 	return nil
 }
@@ -76,12 +76,12 @@ func login(c *gin.Context, s sessions.Session) error {
 	if name == "" {
 		return done(c, s, "Please enter a name.", nil)
 	}
-	s.Renew() // what somebody may have planted in this browser before is worth nothing from now on
+	s.Renew() // a token that was planted in this browser before is now worthless
 	return done(c, s, "Welcome, "+name+". Your session has a new ID and kept its values.", user.Set(s, name))
 }
 
 func logout(c *gin.Context, s sessions.Session) error {
-	s.Destroy() // what is set from here on belongs to a new session
+	s.Destroy() // values set from here on belong to a new session
 	return done(c, s, "You are logged out. This is a new, empty session.", nil)
 }
 
@@ -90,7 +90,7 @@ func fail(_ *gin.Context, s sessions.Session) error {
 	panic("broken on purpose: the hundred visits are not saved")
 }
 
-// done ends a POST: a message for the next page, and the way there.
+// done ends a POST with a message for the next page, and redirects there.
 func done(c *gin.Context, s sessions.Session, message string, err error) error {
 	if err = errors.Join(err, flash.Set(s, message)); err == nil {
 		c.Redirect(http.StatusSeeOther, "/")
