@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/gorilla/securecookie"
+	"handover.example/sessions/internal/check"
 )
 
 // Codec seals and opens the records that a [CookieStore] keeps in the client's cookie. It encrypts and authenticates
@@ -39,30 +40,30 @@ func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 
 // codecOf returns a Codec with one codec per secret.
 func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	if len(secrets) == 0 {
-		bad.add("secrets", "none: pass a random secret of %d bytes or more", minSecret)
+		bad.Add("secrets", "none: pass a random secret of %d bytes or more", minSecret)
 	}
 	var codecs []Codec
 	for i, secret := range secrets {
 		field := fmt.Sprintf("secrets[%d]", i)
 		if len(secret) < minSecret {
-			bad.add(field, "%d bytes are too short: use %d or more from a random source", len(secret), minSecret)
+			bad.Add(field, "%d bytes are too short: use %d or more from a random source", len(secret), minSecret)
 			continue
 		}
 		for j := range i {
 			if bytes.Equal(secrets[j], secret) {
-				bad.add(field, "the same as secrets[%d]: pass each secret once", j)
+				bad.Add(field, "the same as secrets[%d]: pass each secret once", j)
 			}
 		}
 		c, err := newCodec(secret)
 		if err != nil {
-			bad.add(field, "%v", err)
+			bad.Add(field, "%v", err)
 			continue
 		}
 		codecs = append(codecs, c)
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	return Codecs(codecs[0], codecs[1:]...), nil
@@ -92,7 +93,7 @@ func (l codecList) Open(name, sealed string) ([]byte, error) {
 
 func hasNilCodec(c Codec) bool {
 	list, ok := c.(codecList)
-	return isNil(c) || ok && slices.ContainsFunc(list, hasNilCodec)
+	return check.IsNil(c) || ok && slices.ContainsFunc(list, hasNilCodec)
 }
 
 var errSeal = errors.New("sessions: the seal does not verify")

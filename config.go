@@ -2,14 +2,14 @@ package sessions
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"strings"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // Config is the configuration of a [Manager]. Only Store is required: the zero value of every other field is the safe
@@ -110,18 +110,11 @@ const (
 	defaultCommitTimeout   = 5 * time.Second
 )
 
-func orDefault(d, otherwise time.Duration) time.Duration {
-	if d == 0 {
-		return otherwise
-	}
-	return d
-}
-
 // check reports every mistake in a configuration whose defaults are filled in.
 func (cfg *Config) check() error {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	if isNilStore(cfg.Store) {
-		bad.add("Store", "required: make one with NewCookieStore or NewRedisStore, and check the error it returned")
+		bad.Add("Store", "required: make one with NewCookieStore or NewRedisStore, and check the error it returned")
 	}
 	cfg.Cookie.check(cfg.Secure, &bad)
 	for _, d := range [...]struct {
@@ -129,37 +122,23 @@ func (cfg *Config) check() error {
 		value time.Duration
 	}{{"IdleTimeout", cfg.IdleTimeout}, {"AbsoluteTimeout", cfg.AbsoluteTimeout}, {"CommitTimeout", cfg.CommitTimeout}} {
 		if d.value != 0 && d.value < time.Millisecond {
-			bad.add(d.field, "%v is less than a millisecond: use zero for the default, or 1ms or more", d.value)
+			bad.Add(d.field, "%v is less than a millisecond: use zero for the default, or 1ms or more", d.value)
 		}
 	}
 	if cfg.Secure < SecureAuto || cfg.Secure > DangerouslyNeverSecure {
-		bad.add("Secure", "unknown mode %d: %s", cfg.Secure, useASecureMode)
+		bad.Add("Secure", "unknown mode %d: %s", cfg.Secure, useASecureMode)
 	}
 	if strings.ContainsFunc(cfg.ProxyHeader, func(r rune) bool { return !isTokenRune(r) }) {
-		bad.add("ProxyHeader", "%q is not a header name: set the name of one header", cfg.ProxyHeader)
+		bad.Add("ProxyHeader", "%q is not a header name: set the name of one header", cfg.ProxyHeader)
 	}
 	for i, p := range cfg.TrustedProxies {
 		if !p.IsValid() {
-			bad.add("TrustedProxies", "[%d] is not a valid prefix: use netip.MustParsePrefix(\"10.0.0.0/8\")", i)
+			bad.Add("TrustedProxies", "[%d] is not a valid prefix: use netip.MustParsePrefix(\"10.0.0.0/8\")", i)
 		} else if p.Addr().Is4In6() {
-			bad.add("TrustedProxies", "[%d] %v is an IPv4 range in IPv6 form, which matches no peer: use the IPv4 range", i, p)
+			bad.Add("TrustedProxies", "[%d] %v is an IPv4 range in IPv6 form, which matches no peer: use the IPv4 range", i, p)
 		}
 	}
-	return bad.join()
-}
-
-// isNil reports whether v is nil or an interface that holds a nil pointer, such as the result of a constructor whose
-// error was not checked, or a nil function, such as http.HandlerFunc(nil).
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	rv := reflect.ValueOf(v)
-	switch rv.Kind() {
-	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Chan:
-		return rv.IsNil()
-	}
-	return false
+	return bad.Join()
 }
 
 // ConfigError is one mistake in a configuration. [New] and the constructors report all of them at once, joined by
@@ -174,11 +153,5 @@ type ConfigError struct {
 // Error returns Field and Reason in one line.
 func (e *ConfigError) Error() string { return "sessions: " + e.Field + ": " + e.Reason }
 
-// mistakes collects the configuration errors of one constructor.
-type mistakes []error
-
-func (m *mistakes) add(field, format string, args ...any) {
-	*m = append(*m, &ConfigError{Field: field, Reason: fmt.Sprintf(format, args...)})
-}
-
-func (m mistakes) join() error { return errors.Join(m...) }
+// configError returns the error for one mistake in a configuration.
+func configError(field, reason string) error { return &ConfigError{Field: field, Reason: reason} }

@@ -7,6 +7,8 @@ import (
 	"net/textproto"
 	"strings"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // Cookie sets the name and the attributes of the session cookie. The zero value means a cookie named "session" with
@@ -48,47 +50,47 @@ func (c Cookie) withDefaults() Cookie {
 }
 
 // check reports every mistake in a cookie whose defaults are filled in.
-func (c Cookie) check(secure SecureMode, bad *mistakes) {
+func (c Cookie) check(secure SecureMode, bad *check.Mistakes) {
 	if i := strings.IndexFunc(c.Name, func(r rune) bool { return !isTokenRune(r) }); i >= 0 {
-		bad.add("Cookie.Name", "%q has a character that is not allowed in a cookie name, at %d: use letters, digits, '-' and '_'", c.Name, i)
+		bad.Add("Cookie.Name", "%q has a character that is not allowed in a cookie name, at %d: use letters, digits, '-' and '_'", c.Name, i)
 	}
 	if len(c.Name) > maxCookieBytes/4 {
-		bad.add("Cookie.Name", "%d bytes are too long: the name counts towards the %d bytes of a cookie", len(c.Name), maxCookieBytes)
+		bad.Add("Cookie.Name", "%d bytes are too long: the name counts towards the %d bytes of a cookie", len(c.Name), maxCookieBytes)
 	}
 	if c.Path[0] != '/' {
-		bad.add("Cookie.Path", "%q does not start with '/': browsers would ignore it", c.Path)
+		bad.Add("Cookie.Path", "%q does not start with '/': browsers would ignore it", c.Path)
 	}
 	if strings.ContainsFunc(c.Path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }) {
-		bad.add("Cookie.Path", "%q has a character that would end or break the cookie: use ASCII without ';' and control characters", c.Path)
+		bad.Add("Cookie.Path", "%q has a character that would end or break the cookie: use ASCII without ';' and control characters", c.Path)
 	}
 	if len(c.Path) > maxAttributeBytes {
-		bad.add("Cookie.Path", "%d bytes are too long: browsers accept %d", len(c.Path), maxAttributeBytes)
+		bad.Add("Cookie.Path", "%d bytes are too long: browsers accept %d", len(c.Path), maxAttributeBytes)
 	}
 	if reason := domainMistake(c.Domain); reason != "" {
-		bad.add("Cookie.Domain", "%q %s", c.Domain, reason)
+		bad.Add("Cookie.Domain", "%q %s", c.Domain, reason)
 	}
 	switch c.SameSite {
 	case http.SameSiteLaxMode, http.SameSiteStrictMode, http.SameSiteNoneMode:
 	default:
-		bad.add("Cookie.SameSite", "unknown mode %d: use a constant of net/http", c.SameSite)
+		bad.Add("Cookie.SameSite", "unknown mode %d: use a constant of net/http", c.SameSite)
 	}
 	if hasPrefixFold(c.Name, "__Host-") {
 		if c.Domain != "" {
-			bad.add("Cookie.Domain", "must be empty for a __Host- cookie: leave it empty, or use the prefix __Secure-")
+			bad.Add("Cookie.Domain", "must be empty for a __Host- cookie: leave it empty, or use the prefix __Secure-")
 		}
 		if c.Path != "/" {
-			bad.add("Cookie.Path", "must be \"/\" for a __Host- cookie: leave it empty, or use the prefix __Secure-")
+			bad.Add("Cookie.Path", "must be \"/\" for a __Host- cookie: leave it empty, or use the prefix __Secure-")
 		}
 	}
 	if secure == DangerouslyNeverSecure {
 		if hasSecurePrefix(c.Name) {
-			bad.add("Cookie.Name", "browsers accept %q only with Secure, which DangerouslyNeverSecure forbids", c.Name)
+			bad.Add("Cookie.Name", "browsers accept %q only with Secure, which DangerouslyNeverSecure forbids", c.Name)
 		}
 		if c.SameSite == http.SameSiteNoneMode {
-			bad.add("Cookie.SameSite", "browsers accept SameSite=None only with Secure, which DangerouslyNeverSecure forbids")
+			bad.Add("Cookie.SameSite", "browsers accept SameSite=None only with Secure, which DangerouslyNeverSecure forbids")
 		}
 		if c.Partitioned {
-			bad.add("Cookie.Partitioned", "browsers accept it only with Secure, which DangerouslyNeverSecure forbids")
+			bad.Add("Cookie.Partitioned", "browsers accept it only with Secure, which DangerouslyNeverSecure forbids")
 		}
 	}
 }

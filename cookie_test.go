@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"handover.example/sessions/internal/check"
 )
 
 // fields lists the fields that a configuration error names, in order and each once.
@@ -35,9 +36,9 @@ func fields(err error) (list []string) {
 }
 
 func checkCookie(c Cookie, mode SecureMode) error {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	c.withDefaults().check(mode, &bad)
-	return bad.join()
+	return bad.Join()
 }
 
 func TestP16_CookieRules(t *testing.T) {

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"handover.example/sessions/internal/check"
 	"handover.example/sessions/internal/respwriter"
 	"handover.example/sessions/internal/scheme"
 )
@@ -59,11 +61,11 @@ func New(cfg Config) (*Manager, error) {
 			UnixSocket: cfg.TrustUnixSocket,
 		},
 		limits: limits{
-			idle:     orDefault(cfg.IdleTimeout, defaultIdleTimeout),
-			absolute: orDefault(cfg.AbsoluteTimeout, defaultAbsoluteTimeout),
+			idle:     cmp.Or(cfg.IdleTimeout, defaultIdleTimeout),
+			absolute: cmp.Or(cfg.AbsoluteTimeout, defaultAbsoluteTimeout),
 			now:      time.Now,
 		},
-		commitTimeout: orDefault(cfg.CommitTimeout, defaultCommitTimeout),
+		commitTimeout: cmp.Or(cfg.CommitTimeout, defaultCommitTimeout),
 		errorHandler:  cfg.ErrorHandler,
 		logger:        cfg.Logger,
 		observe:       cfg.Observe,
@@ -102,7 +104,7 @@ func answerError(w http.ResponseWriter, _ *http.Request, err error) {
 // If next panics, nothing is committed. Middleware that recovers from panics belongs outside Wrap: inside, the handler
 // would seem to have returned, and its changes would be committed. Wrap panics if next is nil.
 func (m *Manager) Wrap(next http.Handler) http.Handler {
-	if isNil(next) {
+	if check.IsNil(next) {
 		panic("sessions: Wrap: the handler is nil")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -7,6 +7,8 @@ import (
 	"math"
 	"reflect"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // Store stores records. One interface fits both a sealed cookie, where the client's token is the record itself, and
@@ -134,7 +136,7 @@ func innermost(s Store) Store {
 // isNilStore reports whether a store, or one that it wraps, is nil.
 func isNilStore(s Store) bool {
 	for wraps := true; wraps; s, wraps = unwrap(s) {
-		if isNil(s) {
+		if check.IsNil(s) {
 			return true
 		}
 	}

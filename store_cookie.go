@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // maxCookieBytes is the size of a cookie that browsers accept, name and value together (RFC 6265bis, section 5.6).
@@ -28,13 +30,13 @@ type CookieStore struct{ codec Codec }
 // NewCookieStore returns a CookieStore. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*ConfigError] values.
 func NewCookieStore(cfg CookieStoreConfig) (*CookieStore, error) {
-	var bad mistakes
-	if isNil(cfg.Codec) {
-		bad.add("Codec", "required: make one with NewSecureCookieCodec or NewAEADCodec")
+	bad := check.Mistakes{New: configError}
+	if check.IsNil(cfg.Codec) {
+		bad.Add("Codec", "required: make one with NewSecureCookieCodec or NewAEADCodec")
 	} else if hasNilCodec(cfg.Codec) {
-		bad.add("Codec", "one of the codecs passed to Codecs is nil: check the error its constructor returned")
+		bad.Add("Codec", "one of the codecs passed to Codecs is nil: check the error its constructor returned")
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	return &CookieStore{codec: cfg.Codec}, nil

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // Phase is a phase of a migration from one store to another. Each instance may be one phase ahead of or behind any
@@ -94,35 +96,35 @@ type DualStore struct {
 // NewDualStore returns a DualStore. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*ConfigError] values.
 func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	noOld, noNew := isNilStore(cfg.Old), isNilStore(cfg.New)
 	if noOld {
-		bad.add("Old", "required: the store that is in use now")
+		bad.Add("Old", "required: the store that is in use now")
 	} else if movesFromClient(cfg.Old) {
-		bad.add("Old", fromClient)
+		bad.Add("Old", fromClient)
 	}
 	if noNew {
-		bad.add("New", "required: the store to move to")
+		bad.Add("New", "required: the store to move to")
 	} else if atClient, _ := isClientSide(cfg.New); atClient {
-		bad.add("New", newAtClient)
+		bad.Add("New", newAtClient)
 	} else if movesFromClient(cfg.New) {
-		bad.add("New", fromClient)
+		bad.Add("New", fromClient)
 	}
 	if !noOld && !noNew && sameRecords(cfg.Old, cfg.New) {
-		bad.add("New", "the same store as Old")
+		bad.Add("New", "the same store as Old")
 	}
 	if !cfg.Phase.valid() {
-		bad.add("Phase", "unknown phase %d: %s", cfg.Phase, useAPhase)
+		bad.Add("Phase", "unknown phase %d: %s", cfg.Phase, useAPhase)
 	}
 	for _, f := range [...]struct {
 		field string
 		value float64
 	}{{"ReadOldFraction", cfg.ReadOldFraction}, {"CompareFraction", cfg.CompareFraction}} {
 		if !(f.value >= 0 && f.value <= 1) { // also NaN
-			bad.add(f.field, "%v is not between 0 and 1", f.value)
+			bad.Add(f.field, "%v is not between 0 and 1", f.value)
 		}
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	d := &DualStore{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"handover.example/sessions/internal/check"
 	"handover.example/sessions/internal/redisscript"
 )
 
@@ -44,19 +45,19 @@ type RedisStore struct {
 // client or an AutoPipeline. It does not connect. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*ConfigError] values.
 func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error) {
-	var bad mistakes
-	if isNil(rdb) {
-		bad.add("rdb", "required: pass a go-redis client")
+	bad := check.Mistakes{New: configError}
+	if check.IsNil(rdb) {
+		bad.Add("rdb", "required: pass a go-redis client")
 	} else if _, ok := rdb.(*redis.Pipeline); ok {
-		bad.add("rdb", "a Pipeline returns nothing before Exec: pass the client itself")
+		bad.Add("rdb", "a Pipeline returns nothing before Exec: pass the client itself")
 	}
 	switch {
 	case cfg.TTL == 0:
-		bad.add("TTL", "required, because every key has a TTL: try 14 * 24 * time.Hour")
+		bad.Add("TTL", "required, because every key has a TTL: try 14 * 24 * time.Hour")
 	case cfg.TTL < time.Millisecond:
-		bad.add("TTL", "%v: must be at least 1ms, the shortest expiry of Redis", cfg.TTL)
+		bad.Add("TTL", "%v: must be at least 1ms, the shortest expiry of Redis", cfg.TTL)
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	if cfg.Prefix == "" {

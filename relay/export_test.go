@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"handover.example/sessions/internal/check"
 )
 
 // What the tests see of the inside.
@@ -55,9 +57,9 @@ func AlgorithmOf(k PublicKey) Algorithm { return k.algorithm }
 type Hosts struct{ hosts }
 
 func NewHosts(names ...string) (Hosts, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	h := newHosts(names, &bad)
-	return Hosts{h}, bad.join()
+	return Hosts{h}, bad.Join()
 }
 
 func (h Hosts) Has(u *url.URL) bool { return h.has(u) }

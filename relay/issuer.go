@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/check"
 )
 
 // IssuerConfig is the configuration of an [Issuer]. It is copied by [NewIssuer].
@@ -94,50 +96,50 @@ type Issuer struct {
 // NewIssuer returns an Issuer. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*sessions.ConfigError] values.
 func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	i := &Issuer{
 		reporter: reporter{cfg.Logger, cfg.Observe},
 		issuer:   cfg.Issuer, audience: cfg.TrustDomain, key: cfg.Key,
 		hosts: newHosts(cfg.Hosts, &bad), share: slices.Clone(cfg.Share), subject: cfg.Subject,
 		confirm:  cfg.Confirm,
-		lifetime: orDefault(cfg.Lifetime, DefaultLifetime), maxSize: orDefault(cfg.MaxSize, DefaultMaxSize),
+		lifetime: cmp.Or(cfg.Lifetime, DefaultLifetime), maxSize: cmp.Or(cfg.MaxSize, DefaultMaxSize),
 		header: checkHeader(cfg.Header, &bad),
 	}
 	checkParties(cfg.Issuer, cfg.TrustDomain, &bad)
 	if i.lifetime < minLifetime || i.lifetime > MaxLifetime {
-		bad.add("Lifetime", "%v is not between %v and %v", i.lifetime, minLifetime, MaxLifetime)
+		bad.Add("Lifetime", "%v is not between %v and %v", i.lifetime, minLifetime, MaxLifetime)
 	}
 	if i.maxSize < 0 {
-		bad.add("MaxSize", "%d is negative", i.maxSize)
+		bad.Add("MaxSize", "%d is negative", i.maxSize)
 	}
 	if len(i.hosts) == 0 && len(cfg.Hosts) == 0 {
-		bad.add("Hosts", "required: without hosts, no call gets a token")
+		bad.Add("Hosts", "required: without hosts, no call gets a token")
 	}
 	published := slices.Clone(cfg.Published)
 	if cfg.Key.signer == nil {
-		bad.add("Key", "required: make one with NewSigningKey, and check the error it returned")
+		bad.Add("Key", "required: make one with NewSigningKey, and check the error it returned")
 	} else {
 		published = append(published, cfg.Key.public)
 	}
 	if len(published) > 0 {
 		if _, err := newKeyMap(published); err != nil {
-			bad.add("Published", "with Key as the last one: %v", err)
+			bad.Add("Published", "with Key as the last one: %v", err)
 		} else if i.keys, err = marshalKeys(published); err != nil {
-			bad.add("Published", "%v", err)
+			bad.Add("Published", "%v", err)
 		}
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	return i, nil
 }
 
-func checkParties(issuer, audience string, bad *mistakes) {
+func checkParties(issuer, audience string, bad *check.Mistakes) {
 	if issuer == "" {
-		bad.add("Issuer", "required: the name of the edge, the same for issuer and verifiers")
+		bad.Add("Issuer", "required: the name of the edge, the same for issuer and verifiers")
 	}
 	if audience == "" {
-		bad.add("TrustDomain", "required: the name of the group of services, the same for issuer and verifiers")
+		bad.Add("TrustDomain", "required: the name of the group of services, the same for issuer and verifiers")
 	}
 }
 
@@ -158,7 +160,7 @@ type clickKey struct{ *Issuer }
 // the calls made for one request share a token. It belongs outside the session middleware: issuer.Wrap(mgr.Wrap(mux)).
 // Wrap panics if next is nil.
 func (i *Issuer) Wrap(next http.Handler) http.Handler {
-	if isNil(next) {
+	if check.IsNil(next) {
 		panic("relay: Wrap: the handler is nil")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -220,7 +222,7 @@ func (i *Issuer) Token(ctx context.Context) (string, error) {
 		Values: make(map[string]json.RawMessage, len(i.share)),
 	}
 	if i.subject != nil {
-		cl.Subject = orDefault(i.subject(s), cl.Subject)
+		cl.Subject = cmp.Or(i.subject(s), cl.Subject)
 	}
 	for _, name := range i.share {
 		var raw json.RawMessage

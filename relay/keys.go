@@ -20,6 +20,7 @@ import (
 	josejson "github.com/go-jose/go-jose/v4/json"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/check"
 )
 
 // Algorithm is the signature algorithm of tokens. A deployment has one, and it is never the token that chooses it.
@@ -56,7 +57,7 @@ func NewSigningKey(id string, signer crypto.Signer) (SigningKey, error) {
 			key = s.Public()
 		}
 	default:
-		if !isNil(signer) {
+		if !check.IsNil(signer) {
 			key = signer.Public()
 		}
 	}
@@ -245,9 +246,9 @@ const (
 // NewRemoteKeySet returns a RemoteKeySet. It does not connect. It reports all configuration mistakes at once, as an
 // [errors.Join] of [*sessions.ConfigError] values.
 func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	if u, err := url.Parse(cfg.URL); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil {
-		bad.add("URL", "required: an http or https URL without user information")
+		bad.Add("URL", "required: an http or https URL without user information")
 	}
 	for _, d := range [...]struct {
 		field string
@@ -255,16 +256,16 @@ func NewRemoteKeySet(cfg RemoteKeySetConfig) (*RemoteKeySet, error) {
 		std   time.Duration
 	}{{"Refresh", &cfg.Refresh, 5 * time.Minute}, {"Retry", &cfg.Retry, 10 * time.Second}, {"Keep", &cfg.Keep, 24 * time.Hour}} {
 		if *d.value < 0 {
-			bad.add(d.field, "%v is negative", *d.value)
+			bad.Add(d.field, "%v is negative", *d.value)
 		}
 		if *d.value == 0 {
 			*d.value = d.std
 		}
 	}
 	if cfg.Keep < cfg.Refresh {
-		bad.add("Keep", "%v is less than Refresh, %v: keys would expire before they are fetched again", cfg.Keep, cfg.Refresh)
+		bad.Add("Keep", "%v is less than Refresh, %v: keys would expire before they are fetched again", cfg.Keep, cfg.Refresh)
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	if cfg.Client == nil {

@@ -2,18 +2,16 @@ package relay
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
 	"net/textproto"
 	"net/url"
-	"reflect"
 	"strconv"
 	"strings"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/check"
 )
 
 // transport attaches a token to requests for listed hosts, and deletes it from all others. It decides for each request,
@@ -80,21 +78,21 @@ type hosts map[host]bool
 // host is a name in canonical form. An empty port stands for every port.
 type host struct{ name, port string }
 
-func newHosts(names []string, bad *mistakes) hosts {
+func newHosts(names []string, bad *check.Mistakes) hosts {
 	h := hosts{}
 	for _, text := range names {
 		u, err := url.Parse("//" + text)
 		if err != nil || u.Host != text || strings.ContainsAny(text, "*?#/@ ") || strings.HasSuffix(text, ":") {
-			bad.add("Hosts", "%q is not a host name or address, with or without a port", text)
+			bad.Add("Hosts", "%q is not a host name or address, with or without a port", text)
 			continue
 		}
 		name, port := canonicalName(u.Hostname()), u.Port()
 		n, err := strconv.ParseUint(port, 10, 16)
 		switch {
 		case name == "" || strings.Contains(name, ":") && text[0] != '[':
-			bad.add("Hosts", "%q is not a host name or address, with or without a port; an IPv6 address has brackets", text)
+			bad.Add("Hosts", "%q is not a host name or address, with or without a port; an IPv6 address has brackets", text)
 		case port != "" && (err != nil || n == 0):
-			bad.add("Hosts", "%q must have a port from 1 to 65535", text)
+			bad.Add("Hosts", "%q must have a port from 1 to 65535", text)
 		case port != "":
 			h[host{name, strconv.FormatUint(n, 10)}] = true
 		default:
@@ -202,51 +200,26 @@ func (b *trailerBody) Read(p []byte) (int, error) {
 }
 
 // checkHeader returns the canonical form of the header's name, or the default.
-func checkHeader(name string, bad *mistakes) string {
+func checkHeader(name string, bad *check.Mistakes) string {
 	if name == "" {
 		return DefaultHeader
 	}
 	canonical := textproto.CanonicalMIMEHeaderKey(name)
 	for i := range len(name) {
 		if c := name[i] | 0x20; !('a' <= c && c <= 'z' || '0' <= name[i] && name[i] <= '9' || name[i] == '-') {
-			bad.add("Header", "must have only letters, digits and '-'")
+			bad.Add("Header", "must have only letters, digits and '-'")
 			return canonical
 		}
 	}
 	switch canonical {
 	case "Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Host", "Content-Length", "Content-Type",
 		"Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Expect":
-		bad.add("Header", "%s already has a meaning: choose another name", canonical)
+		bad.Add("Header", "%s already has a meaning: choose another name", canonical)
 	}
 	return canonical
 }
 
-// mistakes collects the configuration errors of one constructor.
-type mistakes []error
-
-func (m *mistakes) add(field, format string, args ...any) {
-	*m = append(*m, &sessions.ConfigError{Field: field, Reason: fmt.Sprintf(format, args...)})
-}
-
-func (m mistakes) join() error { return errors.Join(m...) }
-
-// isNil reports whether v is nil or an interface that holds a nil pointer, such as the result of a constructor whose
-// error was not checked.
-func isNil(v any) bool {
-	if v == nil {
-		return true
-	}
-	switch rv := reflect.ValueOf(v); rv.Kind() {
-	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Slice, reflect.Chan:
-		return rv.IsNil()
-	}
-	return false
-}
-
-func orDefault[T comparable](v, std T) T {
-	var zero T
-	if v == zero {
-		return std
-	}
-	return v
+// configError returns the error for one mistake in a configuration.
+func configError(field, reason string) error {
+	return &sessions.ConfigError{Field: field, Reason: reason}
 }

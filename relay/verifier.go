@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/check"
 )
 
 // VerifierConfig is the configuration of a [Verifier]. It is copied by [NewVerifier].
@@ -70,31 +72,31 @@ type Verifier struct {
 // NewVerifier returns a Verifier. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*sessions.ConfigError] values.
 func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
-	var bad mistakes
+	bad := check.Mistakes{New: configError}
 	v := &Verifier{
 		reporter: reporter{cfg.Logger, cfg.Observe},
 		rules: rules{
-			algorithm: orDefault(cfg.Algorithm, EdDSA), issuer: cfg.Issuer, audience: cfg.TrustDomain,
-			maxSize: orDefault(cfg.MaxSize, DefaultMaxSize),
+			algorithm: cmp.Or(cfg.Algorithm, EdDSA), issuer: cfg.Issuer, audience: cfg.TrustDomain,
+			maxSize: cmp.Or(cfg.MaxSize, DefaultMaxSize),
 		},
 		keys: cfg.Keys, hosts: newHosts(cfg.Hosts, &bad), confirm: cfg.Confirm,
 		header: checkHeader(cfg.Header, &bad), onError: cfg.ErrorHandler,
-		verified: newCache(orDefault(cfg.CacheSize, 10_000)),
+		verified: newCache(cmp.Or(cfg.CacheSize, 10_000)),
 	}
 	checkParties(cfg.Issuer, cfg.TrustDomain, &bad)
-	if isNil(cfg.Keys) {
-		bad.add("Keys", "required: make one with NewKeySet or NewRemoteKeySet, and check the error it returned")
+	if check.IsNil(cfg.Keys) {
+		bad.Add("Keys", "required: make one with NewKeySet or NewRemoteKeySet, and check the error it returned")
 	}
 	if v.algorithm != EdDSA && v.algorithm != ES256 {
-		bad.add("Algorithm", "%q is neither EdDSA nor ES256", string(v.algorithm))
+		bad.Add("Algorithm", "%q is neither EdDSA nor ES256", string(v.algorithm))
 	}
 	if v.maxSize < 0 {
-		bad.add("MaxSize", "%d is negative", v.maxSize)
+		bad.Add("MaxSize", "%d is negative", v.maxSize)
 	}
 	if v.onError == nil {
 		v.onError = v.defaultError
 	}
-	if err := bad.join(); err != nil {
+	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	return v, nil
@@ -106,7 +108,7 @@ func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 //
 // Next does not see the header: only [Verifier.Transport] passes it on. Wrap panics if next is nil.
 func (v *Verifier) Wrap(next http.Handler) http.Handler {
-	if isNil(next) {
+	if check.IsNil(next) {
 		panic("relay: Wrap: the handler is nil")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
