@@ -80,7 +80,6 @@ type DualStore struct {
 	old, new     Store
 	declared     bool        // the old store has a ClientSide method: nothing is to be learned
 	atClient     atomic.Bool // the client holds the old store's records, and nobody else writes them
-	onServer     atomic.Bool // the old store was seen to keep its records itself
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -217,31 +216,12 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// learnOld notes what the old store shows of itself where no ClientSide method can be seen: what the client presents is the
-// token, or else the record, sealed. rec has come from the old store, or was written to it.
-func (d *DualStore) learnOld(rec *Record, presents string) error {
-	switch {
-	case d.declared || presents == "":
-	case presents != rec.Token && d.madeByAnother(rec):
-		return &ConfigError{"Old", fromClient}
-	case d.atClient.Load() || d.onServer.Load():
-	case presents == rec.Token:
-		d.onServer.Store(true)
-	default:
+// learnOld notes that the client holds the old store's records, where no ClientSide method can be seen: what it presents
+// for one is not the token but the record, sealed. rec has come from the old store, or was written to it.
+func (d *DualStore) learnOld(rec *Record, presents string) {
+	if !d.declared && presents != "" && presents != rec.Token && !d.atClient.Load() {
 		d.atClient.Store(true)
 	}
-	return nil
-}
-
-// madeByAnother reports whether another DualStore has loaded or saved a record.
-func (d *DualStore) madeByAnother(rec *Record) bool {
-	switch o := rec.origin.(type) {
-	case *seen:
-		return o.by != d
-	case *DualStore:
-		return o != d
-	}
-	return false
 }
 
 // Load reads a record according to the phase. It implements [Store].
@@ -260,17 +240,13 @@ func (d *DualStore) load(ctx context.Context, name, presented string, phase Phas
 	if !d.rules(phase).writeNew {
 		rec, err := d.old.Load(ctx, name, presented)
 		if err == nil {
-			if err = d.learnOld(rec, rec.presents()); err != nil {
-				return nil, false, err
-			}
+			d.learnOld(rec, rec.presents())
 			rec.origin = d // the phase may change before it is written
 		}
 		return rec, false, err
 	}
 	var c copies
-	if err := d.openOld(ctx, name, presented, &c); err != nil {
-		return nil, false, err
-	}
+	d.openOld(ctx, name, presented, &c)
 	r := d.readRules(phase, c.token)
 	read := d.readOldFirst
 	if r.readNew {
@@ -284,13 +260,13 @@ func (d *DualStore) load(ctx context.Context, name, presented string, phase Phas
 
 // openOld determines which session the client presents: by a token alone, or by a record that the client holds, which
 // may have expired.
-func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) error {
+func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copies) {
 	if isToken(presented) {
 		c.token = presented
 		if d.atClient.Load() {
 			c.oldErr = &NotFoundError{Outcome: OutcomeUnknown, Detail: "the cookie is the token alone"}
 		}
-		return nil
+		return
 	}
 	c.old, c.oldErr = d.old.Load(ctx, name, presented)
 	named := c.old
@@ -298,11 +274,10 @@ func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copi
 	if errors.As(c.oldErr, &miss) {
 		named = miss.expired // dead as a copy, but it still names its record in the new store
 	}
-	if named == nil {
-		return nil
+	if named != nil {
+		c.token = named.Token
+		d.learnOld(named, presented)
 	}
-	c.token = named.Token
-	return d.learnOld(named, presented)
 }
 
 func isToken(presented string) bool {
@@ -312,11 +287,8 @@ func isToken(presented string) bool {
 
 // loadOld reads the old copy, unless the client has presented it.
 func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
-	if c.old != nil || c.oldErr != nil {
-		return
-	}
-	if c.old, c.oldErr = d.old.Load(ctx, name, c.token); c.oldErr == nil {
-		_ = d.learnOld(c.old, c.token) // the token alone names the record
+	if c.old == nil && c.oldErr == nil {
+		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
 	}
 }
 
@@ -453,9 +425,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 	return nil, false, ctx.Err()
 }
 
-// present returns what the client should present for a record: what the old store wants while both stores are written, the
-// token alone after that. As long as it is not known where the old store keeps its records, it is asked to touch one that it
-// does not have: it returns the record sealed only if the client holds them. Nothing is created by that.
+// present returns what the client should present for a record: what the old store wants while both stores are written,
+// and the token alone after that.
 func (d *DualStore) present(ctx context.Context, name, presented string, r rules, c *copies, rec *Record) string {
 	switch {
 	case !r.writeOld:
@@ -465,14 +436,6 @@ func (d *DualStore) present(ctx context.Context, name, presented string, r rules
 	case d.atClient.Load():
 		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
 			return sealed
-		}
-	case !d.declared && !d.onServer.Load() && errors.Is(c.oldErr, ErrNotFound):
-		sealed, err := d.old.Touch(ctx, name, rec)
-		switch {
-		case err == nil && d.learnOld(rec, sealed) == nil:
-			return sealed
-		case errors.Is(err, ErrGone):
-			d.onServer.Store(true)
 		}
 	}
 	return presented
@@ -556,7 +519,8 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 	switch {
 	case err == nil:
 		s.oldSeen, s.oldVer = true, rec.Version
-		return token, true, d.learnOld(rec, token)
+		d.learnOld(rec, token)
+		return token, true, nil
 	case errors.As(err, &conflict):
 		found := *s
 		found.oldSeen, found.oldVer = true, conflict.Current.Version
