@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
@@ -155,62 +154,6 @@ func (f nilFuncStore) Touch(ctx context.Context, name string, rec *sessions.Reco
 }
 func (f nilFuncStore) Delete(ctx context.Context, name string, rec *sessions.Record) error {
 	return f().Delete(ctx, name, rec)
-}
-
-func TestP16_WrapNil(t *testing.T) {
-	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore()})
-	require.NoError(t, err)
-	for _, h := range []http.Handler{nil, http.HandlerFunc(nil), (*http.ServeMux)(nil)} {
-		require.Panics(t, func() { mgr.Wrap(h) })
-	}
-}
-
-func TestP16_RedisStore(t *testing.T) {
-	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
-	t.Cleanup(func() { _ = rdb.Close() })
-	for _, c := range []struct {
-		name   string
-		rdb    redis.Cmdable
-		cfg    sessions.RedisStoreConfig
-		fields []string
-	}{
-		{"right", rdb, sessions.RedisStoreConfig{TTL: time.Millisecond}, nil},
-		{"longest", rdb, sessions.RedisStoreConfig{TTL: 1<<63 - 1, Prefix: "a:"}, nil},
-		{"nothing", nil, sessions.RedisStoreConfig{}, []string{"rdb", "TTL"}},
-		{"nil client", (*redis.Client)(nil), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
-		{"nil cluster", (*redis.ClusterClient)(nil), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
-		{"pipeline", rdb.Pipeline(), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
-		{"negative", rdb, sessions.RedisStoreConfig{TTL: -1}, []string{"TTL"}},
-		{"keep", rdb, sessions.RedisStoreConfig{TTL: redis.KeepTTL}, []string{"TTL"}},
-		{"below a millisecond", rdb, sessions.RedisStoreConfig{TTL: time.Millisecond - 1}, []string{"TTL"}},
-		{"pipeline and TTL", rdb.TxPipeline(), sessions.RedisStoreConfig{TTL: -1}, []string{"rdb", "TTL"}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			store, err := sessions.NewRedisStore(c.rdb, c.cfg)
-			if c.fields == nil {
-				require.NoError(t, err)
-				return
-			}
-			require.Nil(t, store)
-			require.Equal(t, c.fields, configFields(t, err))
-		})
-	}
-}
-
-func TestP16_CookieStore(t *testing.T) {
-	good, err := sessions.NewSecureCookieCodec(secretA)
-	require.NoError(t, err)
-	for name, codec := range map[string]sessions.Codec{
-		"nil":             nil,
-		"list of nil":     sessions.Codecs(nil),
-		"list with a nil": sessions.Codecs(good, nil),
-		"first is nil":    sessions.Codecs(nil, good),
-		"deeper":          sessions.Codecs(good, sessions.Codecs(good, nil)),
-	} {
-		store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
-		require.Nil(t, store, name)
-		require.Equal(t, []string{"Codec"}, configFields(t, err), name)
-	}
 }
 
 func TestP16_SecretsAreInNoError(t *testing.T) {

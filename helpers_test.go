@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
@@ -529,4 +531,160 @@ func miniClient(t *testing.T) *redis.Client {
 	t.Cleanup(func() { _ = rdb.Close() })
 	checkTTLs(t, rdb)
 	return rdb
+}
+
+const waitLimit = 30 * time.Second
+
+// served is a browser of a site on a real server, with what net/http complains of.
+type served struct {
+	*browser
+	proto string
+	log   *logBuffer
+}
+
+// serve puts a site on a real server and returns a browser for it: "h1" is HTTP/1.1, "h2" is HTTP/2, which is over TLS.
+func serve(t *testing.T, s *site, proto string) *served {
+	t.Helper()
+	complaints := &logBuffer{}
+	server := httptest.NewUnstartedServer(s.handler)
+	server.Config.ErrorLog = log.New(complaints, "", 0)
+	if proto == "h2" {
+		server.EnableHTTP2 = true
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	t.Cleanup(server.Close)
+	base, err := url.Parse(server.URL + "/")
+	require.NoError(t, err)
+	client := server.Client()
+	client.Jar = newJar(t)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	client.Timeout = 2 * waitLimit
+	return &served{&browser{site: s, base: base, client: client, header: http.Header{}}, proto, complaints}
+}
+
+// ownConnection returns another tab that shares no connection with v, where an answer without a body may leave one to the
+// next request before the handler has returned.
+func (v *served) ownConnection(t *testing.T) *served {
+	c := v.clone()
+	transport := v.client.Transport.(*http.Transport).Clone()
+	c.client.Transport = transport
+	t.Cleanup(transport.CloseIdleConnections)
+	return &served{c, v.proto, v.log}
+}
+
+// eachProto runs a subtest for HTTP/1.1 and one for HTTP/2.
+func eachProto(t *testing.T, test func(t *testing.T, proto string)) {
+	t.Helper()
+	for _, proto := range []string{"h1", "h2"} {
+		t.Run(proto, func(t *testing.T) { test(t, proto) })
+	}
+}
+
+// start sends a request and returns as soon as the headers are there.
+func (v *served) start(ctx context.Context, method string, step http.HandlerFunc, lines ...string) (*http.Response, error) {
+	id := strconv.FormatInt(v.site.next.Add(1), 10)
+	v.site.steps.Store(id, step)
+	req, err := http.NewRequestWithContext(ctx, method, v.base.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Step", id)
+	for i := 0; i+1 < len(lines); i += 2 {
+		req.Header.Set(lines[i], lines[i+1])
+	}
+	return v.client.Do(req)
+}
+
+// run sends a request and reads the response. Trailers are among the headers, as "Trailer:X".
+func (v *served) run(step http.HandlerFunc) reply { return v.method(http.MethodGet, step) }
+
+// abort is run for a handler that answers nothing: unlike a GET, a POST is not sent again when the connection ends.
+func (v *served) abort(step http.HandlerFunc) reply { return v.method(http.MethodPost, step) }
+
+func (v *served) method(method string, step http.HandlerFunc, lines ...string) reply {
+	res, err := v.start(context.Background(), method, step, lines...)
+	if err != nil {
+		return reply{err: err}
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	for k, values := range res.Trailer {
+		res.Header["Trailer:"+k] = values
+	}
+	return reply{res.StatusCode, res.Header, string(body), err}
+}
+
+// session is Get for handlers of tests.
+func session(t testing.TB, r *http.Request) sessions.Session {
+	s, err := sessions.Get(r.Context())
+	if err != nil {
+		t.Errorf("Get: %v", err)
+		panic(http.ErrAbortHandler)
+	}
+	return s
+}
+
+// wait fails the test if nothing comes.
+func wait[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(waitLimit):
+		t.Fatal("waited in vain")
+	}
+	return v
+}
+
+func allKeys(t *testing.T, rdb *redis.Client) []string {
+	t.Helper()
+	keys, err := rdb.Keys(context.Background(), "*").Result()
+	require.NoError(t, err)
+	return keys
+}
+
+func codecWith(t testing.TB, secrets ...[]byte) sessions.Codec {
+	t.Helper()
+	return codecKind(sessions.NewSecureCookieCodec).with(t, secrets...)
+}
+
+func storeOver(t testing.TB, codec sessions.Codec) *sessions.CookieStore {
+	t.Helper()
+	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+	require.NoError(t, err)
+	return store
+}
+
+// hourRecord gives a record that lives for an hour.
+func hourRecord(values ...string) *sessions.Record {
+	now := time.Now().Truncate(time.Millisecond)
+	r := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMicro(), Created: now, Idle: time.Hour,
+		Expires: now.Add(time.Hour), Deadline: now.Add(2 * time.Hour)}
+	r.ID, _ = sessions.TokenID(r.Token)
+	for i, v := range values {
+		r.SetValue(fmt.Sprint("k", i), []byte(v))
+	}
+	return r
+}
+
+func sealRecord(t testing.TB, store *sessions.CookieStore, name string, r *sessions.Record) string {
+	t.Helper()
+	token, err := store.Save(context.Background(), name, r, 0)
+	require.NoError(t, err)
+	return token
+}
+
+// requireOutcome checks that a token is refused, for this reason.
+func requireOutcome(t testing.TB, want sessions.Outcome, store sessions.Store, name, token string) {
+	t.Helper()
+	rec, err := store.Load(context.Background(), name, token)
+	require.ErrorIs(t, err, sessions.ErrNotFound)
+	var miss *sessions.NotFoundError
+	require.ErrorAs(t, err, &miss)
+	require.Equal(t, want, miss.Outcome)
+	require.Nil(t, rec)
+	if len(token) > 5 {
+		require.NotContains(t, err.Error(), token)
+	}
 }

@@ -3,7 +3,9 @@ package sessions_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"testing"
@@ -408,4 +410,76 @@ func TestP12_NeverSecureMeansNever(t *testing.T) {
 	require.False(t, b.set("user", 42).setCookie("session").Secure)
 	require.False(t, b.use(func(s sessions.Session) { s.Renew() }).setCookie("session").Secure)
 	require.False(t, b.use(func(s sessions.Session) { s.Destroy() }).setCookie("session").Secure)
+}
+
+func TestBehaviour21_SecureAlwaysOverHTTP(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		site := newSite(t, store, func(c *sessions.Config) { c.Secure = sessions.SecureAlways })
+		r := site.browser().set("user", 42)
+		require.True(t, r.setCookie("session").Secure)
+		require.Len(t, site.events.with(sessions.OutcomeInsecure), 1)
+		require.Contains(t, site.events.with(sessions.OutcomeInsecure)[0].Detail, "X-Forwarded-Proto: https")
+	})
+}
+
+func TestBehaviour22_TrustedProxy(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		for _, c := range []struct {
+			peer, header string
+			secure       bool
+			untrusted    int
+		}{
+			{"10.1.2.3:5000", "https", true, 0},
+			{"203.0.113.9:5000", "https", false, 1},
+			{"10.1.2.3:5000", "https, http", true, 0},
+			{"10.1.2.3:5000", "http, https", false, 0},
+			{"10.1.2.3:5000", "http", false, 0},
+		} {
+			site := newSite(t, store)
+			b := site.browser()
+			b.peer = c.peer
+			b.header.Set("X-Forwarded-Proto", c.header)
+			r := b.set("user", 42)
+			require.Equal(t, c.secure, r.setCookie("session").Secure, c)
+			require.Len(t, site.events.with(sessions.OutcomeUntrustedProxy), c.untrusted, c)
+		}
+	})
+}
+
+// A proxy chain that loses the scheme on a POST must not cost the session after a logout its Secure attribute.
+func TestP12_SecureOutlivesDestroy(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(_ http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Set("user", 42))
+	})
+	mux.HandleFunc("POST /logout", func(_ http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		s.Destroy()
+		require.NoError(t, s.Set("flash", "Good bye."))
+	})
+	visit := func(method, path, proto, token string) *http.Cookie {
+		r := httptest.NewRequest(method, path, nil)
+		r.RemoteAddr = "10.0.0.7:4711"
+		r.Header.Set("X-Forwarded-Proto", proto)
+		if token != "" {
+			r.AddCookie(&http.Cookie{Name: "session", Value: token})
+		}
+		w := httptest.NewRecorder()
+		mgr.Wrap(mux).ServeHTTP(w, r)
+		require.Len(t, w.Result().Cookies(), 1)
+		return w.Result().Cookies()[0]
+	}
+
+	born := visit("GET", "/", "https", "")
+	require.True(t, born.Secure)
+	next := visit("POST", "/logout", "http", born.Value)
+	require.NotEqual(t, born.Value, next.Value)
+	require.True(t, next.Secure)
+
+	require.False(t, visit("GET", "/", "http", "").Secure, "a session that never saw https")
 }

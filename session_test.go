@@ -1,17 +1,789 @@
 package sessions_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
 	"handover.example/sessions/sessiontest"
 )
+
+func TestSession_Values(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		type profile struct {
+			Name string
+			Tags []string
+		}
+		var (
+			name    = sessions.NewKey[string]("name")
+			count   = sessions.NewKey[int]("count")
+			person  = sessions.NewKey[profile]("person")
+			nothing = sessions.NewKey[*profile]("nothing")
+			strange = sessions.NewKey[string]("a \"key\"\\ <&> \u2028 \x00 \x7f ä 𝄞")
+			noName  = sessions.NewKey[int]("")
+		)
+		want := profile{"A", []string{"x", "y"}}
+		b := newSite(t, store).browser()
+		b.use(func(s sessions.Session) {
+			require.NoError(t, name.Set(s, "A <b> \u2028"))
+			require.NoError(t, person.Set(s, want))
+			require.NoError(t, nothing.Set(s, nil))
+			require.NoError(t, strange.Set(s, "v"))
+			require.NoError(t, noName.Set(s, 5))
+			n, err := count.Update(s, func(n int) int { return n + 1 })
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			got, ok := person.Get(s)
+			require.True(t, ok)
+			require.Equal(t, want, got, "as it will be read")
+			want.Tags[0] = "changed" // what was set was encoded then
+		})
+		b.use(func(s sessions.Session) {
+			v, ok := name.Get(s)
+			require.True(t, ok)
+			require.Equal(t, "A <b> \u2028", v)
+			p, ok := person.Get(s)
+			require.True(t, ok)
+			require.Equal(t, profile{"A", []string{"x", "y"}}, p)
+			np, ok := nothing.Get(s)
+			require.True(t, ok)
+			require.Nil(t, np)
+			v, ok = strange.Get(s)
+			require.True(t, ok)
+			require.Equal(t, "v", v)
+			n, ok := noName.Get(s)
+			require.True(t, ok)
+			require.Equal(t, 5, n)
+			require.Len(t, keys(s), 6)
+
+			// Another type: a value, but not one of this type.
+			_, ok = sessions.NewKey[int]("name").Get(s)
+			require.False(t, ok)
+			ok, err := s.Get("name", new(int))
+			require.True(t, ok)
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "A <b>")
+			_, err = sessions.NewKey[int]("name").Update(s, func(int) int { return 0 })
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), "A <b>")
+			v, ok = name.Get(s)
+			require.True(t, ok)
+			require.Equal(t, "A <b> \u2028", v)
+
+			// Flash
+			v, ok = strange.Take(s)
+			require.True(t, ok)
+			require.Equal(t, "v", v)
+			_, ok = strange.Take(s)
+			require.False(t, ok)
+			count.Delete(s)
+		})
+		b.use(func(s sessions.Session) {
+			require.Equal(t, []string{"", "name", "nothing", "person"}, keys(s))
+			for key := range s.Keys() { // changing it in the loop is fine, and so is leaving early
+				s.Delete(key)
+				require.NoError(t, s.Set("new "+key, 1))
+			}
+			for range s.Keys() {
+				break
+			}
+			require.Len(t, keys(s), 4)
+			s.Clear()
+			require.Empty(t, keys(s))
+			require.NoError(t, name.Set(s, "B"))
+		})
+		b.use(func(s sessions.Session) {
+			require.Equal(t, []string{"name"}, keys(s))
+			require.Equal(t, `"B"`, value(t, s, "name"))
+		})
+	})
+}
+
+type secretError struct{}
+
+func (secretError) MarshalJSON() ([]byte, error) { return nil, errors.New("hunter2") }
+
+func TestSession_WhatCannotBeEncoded(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		loop := map[string]any{"secret": "hunter2"}
+		loop["self"] = loop
+		b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("x", "before"))
+			for _, v := range []any{
+				make(chan string), func() {}, math.NaN(), math.Inf(1), complex(1, 2), secretError{}, loop,
+				json.RawMessage(`{"hunter2":`), json.Number("hunter2"), map[bool]int{true: 1},
+			} {
+				for _, err := range []error{
+					s.Set("x", v),
+					s.Update("x", func(json.RawMessage) (any, error) { return v, nil }),
+				} {
+					require.Error(t, err)
+					require.True(t, strings.HasPrefix(err.Error(), "sessions: "), err)
+					require.NotContains(t, err.Error(), "hunter2")
+					require.NotContains(t, err.Error(), `"x"`)
+				}
+				require.Equal(t, `"before"`, value(t, s, "x"))
+			}
+			for _, key := range []string{"\xff", "a\xc3", "\xed\xa0\x80"} {
+				err := s.Set(key, 1)
+				require.Error(t, err)
+				require.NotContains(t, err.Error(), key)
+				require.Error(t, s.Update(key, func(json.RawMessage) (any, error) { return 1, nil }))
+				s.Delete(key)
+				ok, err := s.Get(key, new(int))
+				require.NoError(t, err)
+				require.False(t, ok)
+			}
+			require.Equal(t, []string{"x"}, keys(s))
+		})
+		require.Equal(t, `"before"`, b.get("x"))
+	})
+}
+
+func TestSession_DeepValues(t *testing.T) {
+	// What Set takes must be readable after: encoding/json writes deeper values than it reads.
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for _, depth := range []int{9000, 9998, 9999, 10000, 10001, 10002, 12000} {
+			b := newSite(t, store).browser()
+			var v any = 1
+			for range depth {
+				v = []any{v}
+			}
+			b.set("user", 42)
+			var refused error
+			b.use(func(s sessions.Session) { refused = s.Set("deep", v) })
+			b.use(func(s sessions.Session) {
+				require.Equal(t, "42", value(t, s, "user"), depth)
+				if refused == nil {
+					var got any
+					ok, err := s.Get("deep", &got)
+					require.NoError(t, err, depth)
+					require.True(t, ok)
+				}
+			})
+		}
+	})
+}
+
+func TestSession_DestroyThenSetIsANewSession(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(time.Hour, true)
+		})
+		old, oldID := b.cookie(), b.id()
+		r := b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("dropped", 1))
+			s.Renew()
+			s.Destroy()
+			require.True(t, s.IsNew())
+			require.Empty(t, keys(s))
+			require.NotEqual(t, oldID, s.ID())
+			require.NoError(t, s.Set("flash", "bye"))
+			s.Renew() // of a new session: nothing more to do
+		})
+		require.Len(t, r.header.Values("Set-Cookie"), 1)
+		require.Zero(t, r.setCookie("session").MaxAge, "the new session has the lifetime of any other")
+		require.NotEqual(t, old, b.cookie())
+		b.use(func(s sessions.Session) {
+			require.Equal(t, []string{"flash"}, keys(s))
+			require.NotEqual(t, oldID, s.ID())
+		})
+		if sc.server {
+			require.Equal(t, "", b.clone().hold(old).get("user"))
+		}
+		b.use(func(s sessions.Session) { // twice in one request
+			s.Destroy()
+			_ = s.Set("a", 1)
+			s.Destroy()
+		})
+		require.Empty(t, b.cookie())
+	})
+}
+
+func TestSession_RenewTwiceIsOnce(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		r := b.use(func(s sessions.Session) {
+			s.Renew()
+			require.NoError(t, s.Set("user", 42))
+			s.Renew()
+		})
+		require.Len(t, r.header.Values("Set-Cookie"), 1)
+		require.Empty(t, site.events.outcomes()[2:], "none, created: no renewal of what is new")
+		id := b.id()
+		site.events.reset()
+		b.use(func(s sessions.Session) { s.Renew(); s.Renew() })
+		require.Equal(t, []string{"load loaded", "renew created"}, site.events.outcomes())
+		require.NotEqual(t, id, b.id())
+	})
+}
+
+func TestSession_IDOfANewSessionStays(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		var id string
+		b.use(func(s sessions.Session) {
+			id = s.ID()
+			require.NoError(t, s.Set("user", 42))
+			require.Equal(t, id, s.ID())
+		})
+		require.Equal(t, id, b.id())
+		require.NotContains(t, b.cookie(), id)
+	})
+}
+
+func TestSession_SetLifetime(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			const hour, day = time.Hour, 24 * time.Hour
+			for _, c := range []struct {
+				name       string
+				idle       time.Duration
+				persistent bool
+				left       time.Duration // 0: the session ends
+				maxAge     int
+			}{
+				{"own", 2 * hour, false, 2 * hour, 0},
+				{"own, persistent", 2 * hour, true, 2 * hour, 7200},
+				{"zero is the default", 0, false, day, 0},
+				{"zero, persistent", 0, true, day, 86400},
+				{"negative", -1, true, 0, -1},
+				{"most negative", math.MinInt64, false, 0, -1},
+				{"less than can be kept", time.Millisecond - 1, true, 0, -1},
+				{"a nanosecond", 1, false, 0, -1},
+				{"half a second more", 90*time.Second + 500*time.Millisecond, true, 90*time.Second + 500*time.Millisecond, 90},
+				{"less than a second", 500 * time.Millisecond, true, 500 * time.Millisecond, 1},
+				{"a hundred years", 100 * 365 * day, true, 14 * day, 14 * 86400},
+				{"longest", math.MaxInt64, true, 14 * day, 14 * 86400},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						b := newSite(t, sc.make(t)).browser()
+						b.set("user", 42)
+						r := b.use(func(s sessions.Session) {
+							s.SetLifetime(c.idle, c.persistent)
+							if c.left > 0 {
+								require.Equal(t, c.left, time.Until(s.ExpiresAt()))
+							}
+						})
+						if c.maxAge != 0 || sc.name == "cookie" {
+							require.Equal(t, c.maxAge, r.setCookie("session").MaxAge)
+						} else {
+							require.Nil(t, r.setCookie("session"))
+						}
+						if c.left == 0 {
+							require.Empty(t, b.cookie())
+							return
+						}
+						token := b.cookie()
+						b.use(func(s sessions.Session) { require.Equal(t, c.left, time.Until(s.ExpiresAt())) })
+						time.Sleep(c.left - time.Millisecond)
+						b.hold(token) // Max-Age counts in whole seconds
+						peek := b.clone()
+						require.Equal(t, "42", peek.get("user"))
+						time.Sleep(c.left)
+						require.Equal(t, "", b.hold(peek.cookie()).get("user"))
+					})
+				})
+			}
+		})
+	}
+}
+
+func TestSession_SetLifetimeBackToDefault(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		r := b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(48*time.Hour, true)
+		})
+		require.InDelta(t, 48*3600, r.setCookie("session").MaxAge, 2)
+		r = b.use(func(s sessions.Session) { s.SetLifetime(0, false) })
+		require.NotNil(t, r.setCookie("session"), "the browser must be told")
+		require.Zero(t, r.setCookie("session").MaxAge)
+		b.use(func(s sessions.Session) {
+			require.InDelta(t, 24*time.Hour, time.Until(s.ExpiresAt()), float64(time.Minute))
+		})
+		// The lifetime goes along with a renewal.
+		b.use(func(s sessions.Session) { s.SetLifetime(48*time.Hour, true) })
+		r = b.use(func(s sessions.Session) { s.Renew() })
+		require.InDelta(t, 48*3600, r.setCookie("session").MaxAge, 2)
+	})
+}
+
+// A configuration that was lowered holds for the sessions that are there.
+func TestSession_LimitsLoweredLater(t *testing.T) {
+	const minute, hour, day = time.Minute, time.Hour, 24 * time.Hour
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			for _, c := range []struct {
+				name           string
+				own            time.Duration // SetLifetime
+				idle, absolute time.Duration // the new configuration; it was 24h and 14 days
+				dead           time.Duration // when it has ended
+			}{
+				{"unchanged", 0, day, 14 * day, day},
+				{"idle", 0, 30 * minute, 14 * day, 30 * minute},
+				{"absolute", 0, day, 20 * hour, 20 * hour},
+				{"both", 0, 30 * minute, 20 * hour, 30 * minute},
+				{"both, absolute first", 0, 30 * minute, 30 * minute, 30 * minute},
+				{"idle raised", 0, 48 * hour, 14 * day, day},
+				{"custom idle stays", 7 * day, 30 * minute, 14 * day, 7 * day},
+				{"custom idle is capped", 7 * day, day, 2 * day, 2 * day},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					look := func(after time.Duration) (user string) {
+						synctest.Test(t, func(t *testing.T) {
+							store := sc.make(t)
+							b := newSite(t, store).browser()
+							b.use(func(s sessions.Session) {
+								require.NoError(t, s.Set("user", 42))
+								if c.own != 0 {
+									s.SetLifetime(c.own, false)
+								}
+							})
+							time.Sleep(after)
+							lowered := newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout, cfg.AbsoluteTimeout = c.idle, c.absolute })
+							user = lowered.browser().hold(b.cookie()).get("user")
+						})
+						return user
+					}
+					require.Equal(t, "42", look(c.dead-time.Millisecond))
+					require.Equal(t, "", look(c.dead))
+				})
+			}
+		})
+	}
+}
+
+func TestSession_UpdateUsesTheSession(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("base", 10)
+		done := make(chan reply, 1)
+		go func() {
+			done <- b.try(func(s sessions.Session) {
+				n := sessions.NewKey[int]("n")
+				other := sessions.NewKey[int]("other")
+				_, err := n.Update(s, func(old int) int {
+					base, _ := sessions.NewKey[int]("base").Get(s)
+					for range s.Keys() {
+						_ = s.ID()
+					}
+					// It must have no other effect; if it has one, it must still come to an end.
+					_ = s.Set("seen", time.Now().UnixNano())
+					_, _ = other.Update(s, func(n int) int { return n + 1 })
+					return old + base
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}()
+		select {
+		case r := <-done:
+			require.Equal(t, http.StatusOK, r.status)
+		case <-time.After(20 * time.Second):
+			t.Fatal("Update does not come to an end")
+		}
+		require.Equal(t, "10", b.get("n"))
+	})
+}
+
+func TestSession_UpdateError(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("n", 1)
+		mine := errors.New("not today")
+		b.use(func(s sessions.Session) {
+			err := s.Update("n", func(old json.RawMessage) (any, error) {
+				require.Equal(t, "1", string(old))
+				return 2, mine
+			})
+			require.ErrorIs(t, err, mine)
+			err = s.Update("absent", func(old json.RawMessage) (any, error) {
+				require.Nil(t, old)
+				return nil, mine
+			})
+			require.ErrorIs(t, err, mine)
+			require.Equal(t, []string{"n"}, keys(s))
+		})
+		require.Equal(t, "1", b.get("n"))
+	})
+}
+
+// An Update runs again on what a parallel request has written, and its error then is that of the commit.
+func TestSession_UpdateRunsAgain(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("stock", 1)
+		take := func(old json.RawMessage) (any, error) {
+			var n int
+			if err := json.Unmarshal(old, &n); err != nil {
+				return nil, err
+			}
+			if n == 0 {
+				return nil, errors.New("sold out")
+			}
+			return n - 1, nil
+		}
+		r := b.try(func(s sessions.Session) {
+			require.NoError(t, s.Update("stock", take))
+			b.clone().use(func(s sessions.Session) { require.NoError(t, s.Update("stock", take)) })
+		})
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.Equal(t, "0", b.get("stock"))
+	})
+}
+
+// All kinds of changes, in their order, are made again on top of a parallel one.
+func TestSession_MergeKeepsTheOrder(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		n := sessions.NewKey[int]("n")
+		add := func(by int) func(int) int { return func(n int) int { return n + by } }
+		for name, c := range map[string]struct {
+			mine, theirs func(s sessions.Session)
+			want         map[string]string
+		}{
+			"set after update": {
+				func(s sessions.Session) { _, _ = n.Update(s, add(1)); _ = n.Set(s, 100) },
+				func(s sessions.Session) { _ = n.Set(s, 50) }, map[string]string{"n": "100", "x": "1"}},
+			"update after set": {
+				func(s sessions.Session) { _ = n.Set(s, 100); _, _ = n.Update(s, add(1)) },
+				func(s sessions.Session) { _ = n.Set(s, 50) }, map[string]string{"n": "101", "x": "1"}},
+			"two updates": {
+				func(s sessions.Session) { _, _ = n.Update(s, add(1)); _, _ = n.Update(s, add(2)) },
+				func(s sessions.Session) { _ = n.Set(s, 50) }, map[string]string{"n": "53", "x": "1"}},
+			"delete": {
+				func(s sessions.Session) { n.Delete(s) },
+				func(s sessions.Session) { _ = n.Set(s, 50) }, map[string]string{"x": "1"}},
+			"clear, then set": {
+				func(s sessions.Session) { _, _ = n.Update(s, add(1)); s.Clear(); _ = s.Set("y", 2) },
+				func(s sessions.Session) { _ = s.Set("z", 3) }, map[string]string{"y": "2"}},
+			"theirs is a clear": {
+				func(s sessions.Session) { _, _ = n.Update(s, add(1)) },
+				func(s sessions.Session) { s.Clear() }, map[string]string{"n": "1"}},
+			"theirs renews nothing": {
+				func(s sessions.Session) { _, _ = n.Update(s, add(1)) },
+				func(s sessions.Session) { s.SetLifetime(time.Hour, true) }, map[string]string{"n": "6", "x": "1"}},
+			"set to what it was": { // a change of theirs to a key that we left as it was stays
+				func(s sessions.Session) { _ = s.Set("x", 1) },
+				func(s sessions.Session) { _ = s.Set("x", 7) }, map[string]string{"n": "5", "x": "7"}},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newSite(t, store).browser()
+				b.use(func(s sessions.Session) {
+					require.NoError(t, n.Set(s, 5))
+					require.NoError(t, s.Set("x", 1))
+				})
+				b.use(func(s sessions.Session) {
+					c.mine(s)
+					b.clone().use(c.theirs)
+				})
+				got := map[string]string{}
+				b.use(func(s sessions.Session) {
+					for key := range s.Keys() {
+						got[key] = value(t, s, key)
+					}
+				})
+				require.Equal(t, c.want, got)
+			})
+		}
+	})
+}
+
+func TestSession_TooLargeForACookie(t *testing.T) {
+	site := newSite(t, cookieStore.make(t))
+	b := site.browser()
+	b.set("user", 42)
+	token := b.cookie()
+	var failed error
+	big := newSite(t, cookieStore.make(t), func(c *sessions.Config) {
+		c.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+			failed = err
+			w.WriteHeader(http.StatusInsufficientStorage)
+		}
+	})
+	for _, tab := range []*browser{big.browser(), big.browser().hold(token)} {
+		big.events.reset()
+		r := tab.do(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("big", strings.Repeat("x", 5000)))
+			w.Header().Set("X-Handler", "1")
+			_, err = w.Write([]byte("page"))
+			require.ErrorIs(t, err, sessions.ErrTooLarge)
+		})
+		require.Equal(t, http.StatusInsufficientStorage, r.status)
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Empty(t, r.header.Values("X-Handler"))
+		require.Empty(t, r.body)
+		require.ErrorIs(t, failed, sessions.ErrTooLarge)
+		require.Regexp(t, `\b\d{4} bytes\b.*\b4096\b`, failed.Error())
+		require.NotContains(t, failed.Error(), "xxx")
+		require.Len(t, big.events.with(sessions.OutcomeTooLarge), 1)
+	}
+	// The largest that fits is sent, one byte more is not; what is sent a browser keeps.
+	fits := 0
+	for n := 1500; n < 3100; n++ {
+		r := site.browser().try(func(s sessions.Session) { _ = s.Set("big", strings.Repeat("x", n)) })
+		if r.status == http.StatusOK {
+			c := r.setCookie("session")
+			require.LessOrEqual(t, len(c.Name)+len(c.Value), 4096)
+			fits = n
+		} else {
+			require.Equal(t, http.StatusServiceUnavailable, r.status)
+			require.Equal(t, n-1, fits, "there is one boundary")
+			break
+		}
+	}
+	require.NotZero(t, fits)
+	// It is read back at that size.
+	edge := site.browser()
+	edge.set("big", strings.Repeat("x", fits))
+	require.Len(t, edge.get("big"), fits+2)
+}
+
+func TestSession_LateChanges(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		late := func(b *browser, fn func(s sessions.Session)) reply {
+			return b.do(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = w.Write([]byte("page"))
+				s, err := sessions.Get(r.Context())
+				require.NoError(t, err)
+				fn(s)
+			})
+		}
+		r := late(b, func(s sessions.Session) { _ = s.Set("user", 1) })
+		require.Equal(t, "page", r.body)
+		require.Len(t, site.events.with(sessions.OutcomeTooLate), 1, "a new session")
+		require.Empty(t, site.events.with(sessions.OutcomeCreated))
+
+		b.set("user", 42)
+		for name, fn := range map[string]func(s sessions.Session){
+			"renew":    func(s sessions.Session) { s.Renew() },
+			"lifetime": func(s sessions.Session) { s.SetLifetime(48*time.Hour, true) },
+		} {
+			site.events.reset()
+			late(b, fn)
+			require.Len(t, site.events.with(sessions.OutcomeTooLate), 1, name)
+			require.Equal(t, "42", b.get("user"))
+		}
+		site.events.reset()
+		late(b, func(s sessions.Session) { _ = s.Set("user", 43) })
+		if sc.server {
+			require.Empty(t, site.events.with(sessions.OutcomeTooLate))
+			require.Equal(t, "43", b.get("user"))
+		} else {
+			require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+			require.Equal(t, "42", b.get("user"))
+		}
+		site.events.reset()
+		late(b, func(s sessions.Session) { s.Destroy(); _ = s.Set("user", 44) })
+		require.NotEmpty(t, site.events.with(sessions.OutcomeTooLate))
+		if sc.server {
+			require.Equal(t, "", b.get("user"))
+		}
+	})
+}
+
+func TestSession_ConcurrentUse(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).overNetwork()
+		b.set("start", 0)
+		for _, first := range []bool{true, false} { // before and beside the first byte
+			r := b.do(func(w http.ResponseWriter, r *http.Request) {
+				n := sessions.NewKey[int]("n")
+				var wg sync.WaitGroup
+				for i := range 8 {
+					wg.Go(func() {
+						s, err := sessions.Get(r.Context())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						for j := range 20 {
+							_, _ = n.Update(s, func(n int) int { return n + 1 })
+							_ = s.Set(fmt.Sprint(i), j)
+							_, _ = s.Get("n", new(int))
+							_, _, _, _ = s.ID(), s.IsNew(), s.CreatedAt(), s.ExpiresAt()
+							for range s.Keys() {
+							}
+							switch {
+							case i == 0 && j == 5:
+								s.Renew()
+							case i == 1 && j == 5:
+								s.SetLifetime(time.Hour, false)
+							case i == 2:
+								s.Delete(fmt.Sprint(i))
+							}
+						}
+					})
+				}
+				if first {
+					wg.Wait()
+				}
+				_, _ = w.Write([]byte("page"))
+				wg.Wait()
+			})
+			require.NoError(t, r.err)
+			require.Equal(t, http.StatusOK, r.status)
+		}
+	})
+}
+
+func TestSession_OutsideOfTheMiddleware(t *testing.T) {
+	_, err := sessions.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	site := newSite(t, memoryStore.make(t))
+	_, err = site.mgr.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	other := newSite(t, memoryStore.make(t))
+	site.browser().do(func(w http.ResponseWriter, r *http.Request) {
+		_, err := other.mgr.Get(r.Context())
+		require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	})
+}
+
+// Other goroutines of the handler may change the session while it is being written: that is saved by the next commit.
+func TestSession_ChangesDuringTheCommit(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		n := sessions.NewKey[int]("n")
+		add := func(s sessions.Session) {
+			_, err := n.Update(s, func(n int) int { return n + 1 })
+			require.NoError(t, err)
+		}
+		for name, c := range map[string]struct {
+			first, during func(s sessions.Session)
+			want          map[string]string // nil: the session has ended
+		}{
+			"changes": {add, func(s sessions.Session) { add(s); _ = s.Set("during", 2) }, map[string]string{"n": "3", "during": "2"}},
+			"changes during a renewal": {func(s sessions.Session) { s.Renew(); add(s) },
+				func(s sessions.Session) { add(s); _ = s.Set("during", 2) }, map[string]string{"n": "3", "during": "2"}},
+			"delete":                   {add, func(s sessions.Session) { n.Delete(s) }, map[string]string{}},
+			"renewal":                  {add, func(s sessions.Session) { s.Renew() }, map[string]string{"n": "2"}},
+			"destroy":                  {add, func(s sessions.Session) { s.Destroy() }, nil},
+			"destroy, then set":        {add, func(s sessions.Session) { s.Destroy(); _ = s.Set("x", 1) }, nil},
+			"destroy during a renewal": {func(s sessions.Session) { s.Renew() }, func(s sessions.Session) { s.Destroy() }, nil},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.use(func(s sessions.Session) { _ = n.Set(s, 1) })
+				old := b.cookie()
+				r := b.try(func(s sessions.Session) {
+					c.first(s)
+					spy.before(func(_ context.Context, op string, _ *sessions.Record) error {
+						spy.before(nil)
+						require.Equal(t, "save", op)
+						c.during(s)
+						return nil
+					})
+				})
+				require.Equal(t, http.StatusOK, r.status)
+				if c.want == nil {
+					for _, token := range []string{old, b.cookie()} {
+						b.raw(func(s sessions.Session) { require.True(t, s.IsNew()) }, "session="+token)
+					}
+					return
+				}
+				got := map[string]string{}
+				b.use(func(s sessions.Session) {
+					for key := range s.Keys() {
+						got[key] = value(t, s, key)
+					}
+				})
+				require.Equal(t, c.want, got)
+			})
+		}
+	})
+}
+
+// A store of somebody else's may make tokens of any length: the manager looks as well.
+type longTokens struct{ sessions.Store }
+
+func (s longTokens) Save(ctx context.Context, name string, rec *sessions.Record, base int64) (string, error) {
+	token, err := s.Store.Save(ctx, name, rec, base)
+	return token + strings.Repeat("A", 4096-len("session")-len(token)+1), err
+}
+
+func TestSession_TooLargeFromAnyStore(t *testing.T) {
+	site := newSite(t, longTokens{sessiontest.NewMemoryStore()})
+	r := site.browser().try(func(s sessions.Session) { _ = s.Set("user", 42) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Empty(t, r.header.Values("Set-Cookie"))
+	tooLarge := site.events.with(sessions.OutcomeTooLarge)
+	require.Len(t, tooLarge, 1)
+	require.ErrorIs(t, tooLarge[0].Err, sessions.ErrTooLarge)
+	require.Contains(t, tooLarge[0].Err.Error(), "4097 bytes")
+}
+
+func TestSession_AbsoluteLoweredForASessionInUse(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := sc.make(t)
+				b := newSite(t, store).browser()
+				b.set("user", 42)
+				time.Sleep(15 * time.Hour)
+				b.use(noop)
+				time.Sleep(15 * time.Hour)
+				b.use(noop)
+				lowered := newSite(t, store, func(c *sessions.Config) { c.AbsoluteTimeout = 31 * time.Hour })
+				lowered.browser().hold(b.cookie()).use(func(s sessions.Session) {
+					require.Equal(t, "42", value(t, s, "user"))
+					require.Equal(t, time.Hour, time.Until(s.ExpiresAt()))
+				})
+				lowered = newSite(t, store, func(c *sessions.Config) { c.AbsoluteTimeout = 30 * time.Hour })
+				require.Equal(t, "", lowered.browser().hold(b.cookie()).get("user"))
+			})
+		})
+	}
+}
+
+// limitedStore keeps no record for longer than an hour, as a Redis store with such a TTL.
+type limitedStore struct{ sessions.Store }
+
+func (limitedStore) MaxTTL() time.Duration { return time.Hour }
+
+func TestSession_TTLLoweredBelowItsOwnLifetime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := sessiontest.NewMemoryStore()
+		b := newSite(t, store).browser()
+		b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(7*24*time.Hour, true)
+		})
+		lowered := newSite(t, limitedStore{store}).browser().hold(b.cookie())
+		for range 10 {
+			time.Sleep(20 * time.Minute)
+			lowered.use(func(s sessions.Session) {
+				require.Equal(t, "42", value(t, s, "user"))
+				require.LessOrEqual(t, time.Until(s.ExpiresAt()), time.Hour)
+			})
+		}
+		time.Sleep(time.Hour)
+		require.Equal(t, "", lowered.get("user"))
+	})
+}
 
 // A value whose type has changed between two deploys is no login any more. That must leave a trace.
 func TestP13_ValueThatDoesNotFit(t *testing.T) {
@@ -132,3 +904,93 @@ func TestUpdateInManyGoroutines(t *testing.T) {
 	})
 	require.Equal(t, "200", b.get("count"))
 }
+
+func TestBehaviour17_AbsoluteDeadline(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			for _, step := range []time.Duration{time.Minute, 5 * time.Minute, 7 * time.Minute, 11*time.Minute + time.Second} {
+				t.Run(step.String(), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						const absolute = 2 * time.Hour
+						b := newSite(t, sc.make(t), func(c *sessions.Config) {
+							c.IdleTimeout, c.AbsoluteTimeout = 30*time.Minute, absolute
+						}).browser()
+						begin := time.Now().Truncate(time.Millisecond)
+						b.set("user", 42)
+						for time.Since(begin)+step < absolute {
+							time.Sleep(step)
+							require.Equal(t, "42", b.get("user"), "after %v", time.Since(begin))
+							b.use(func(s sessions.Session) { require.False(t, s.ExpiresAt().After(begin.Add(absolute))) })
+						}
+						time.Sleep(absolute - time.Since(begin) - time.Millisecond)
+						require.Equal(t, "42", b.get("user"), "used within the idle timeout, and the deadline is still to come")
+						time.Sleep(time.Millisecond)
+						require.Equal(t, "", b.get("user"))
+					})
+				})
+			}
+		})
+	}
+}
+
+func TestBehaviour19_OwnLifetime(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				site := newSite(t, sc.make(t), func(c *sessions.Config) { c.IdleTimeout = time.Hour })
+				plain, remembered := site.browser(), site.browser()
+				plain.set("user", 1)
+				r := remembered.use(func(s sessions.Session) {
+					require.NoError(t, s.Set("user", 2))
+					s.SetLifetime(7*24*time.Hour, true)
+				})
+				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge)
+				for range 5 {
+					time.Sleep(2 * time.Hour)
+					require.Equal(t, "", plain.get("user"))
+					require.Equal(t, "2", remembered.get("user"))
+				}
+				r = remembered.set("user", 3)
+				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge)
+				time.Sleep(3 * 24 * time.Hour)
+				r = remembered.use(noop)
+				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge, "the cookie slides along")
+				time.Sleep(7*24*time.Hour - time.Second)
+				// The deadline of fourteen days is nearer than seven more.
+				r = remembered.use(noop)
+				require.Less(t, r.setCookie("session").MaxAge, 4*24*60*60)
+				require.Equal(t, "3", remembered.get("user"))
+			})
+		})
+	}
+}
+
+// Printing what a handler has at hand shows neither token nor values.
+func TestP11_PrintingASessionOrItsContext(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: cookieStoreWith(t, secretA)})
+	require.NoError(t, err)
+	b := newSite(t, cookieStoreWith(t, secretA)).browser()
+	b.set("secret_key", "secret_value")
+	req := httptest.NewRequest("GET", "/", nil)
+	req.Header.Set("Cookie", "session="+b.cookie())
+	mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		require.NoError(t, s.Set("secret_key2", "secret_value2"))
+		ctx := context.WithValue(r.Context(), secretsKey{}, 1)
+		type inside struct { // where fmt cannot ask for a Formatter
+			s   sessions.Session
+			ctx context.Context
+		}
+		for _, v := range []any{s, r.Context(), ctx, inside{s: s}, &inside{ctx: r.Context()}, []any{inside{s, ctx}}} {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+				text := fmt.Sprintf(verb, v)
+				require.NotContains(t, text, "secret_", verb)
+				require.NotContains(t, text, b.cookie(), verb)
+			}
+		}
+		require.Equal(t, "session "+s.ID(), fmt.Sprint(s))
+	})).ServeHTTP(httptest.NewRecorder(), req)
+}
+
+type secretsKey struct{}

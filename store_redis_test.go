@@ -3,6 +3,7 @@ package sessions_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -769,4 +770,326 @@ func TestP14_RedisErrorsKeepTheirCauses(t *testing.T) {
 	defer cancel()
 	_, err = newRedisStore(t, redistest.Start(t).Client(t), time.Hour).Load(ctx, "", sessions.NewToken())
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestP13_StoredGarbage(t *testing.T) {
+	for _, sc := range []string{"redis", "miniredis"} {
+		t.Run(sc, func(t *testing.T) {
+			var rdb *redis.Client
+			if sc == "redis" {
+				rdb = redistest.Start(t).Client(t)
+			} else {
+				rdb = miniClient(t)
+			}
+			site := newSite(t, redisStoreOver(t, rdb))
+			ctx := context.Background()
+			b := site.browser()
+			b.set("user", 42)
+			key := "session:" + b.id()
+			good, err := rdb.Get(ctx, key).Result()
+			require.NoError(t, err)
+			other := site.browser()
+			other.set("user", 1)
+			theirs, err := rdb.Get(ctx, "session:"+other.id()).Result()
+			require.NoError(t, err)
+			put := func(v string) func() error { return func() error { return rdb.Set(ctx, key, v, time.Hour).Err() } }
+			for name, spoil := range map[string]func() error{
+				"empty":     put(""),
+				"text":      put("hello"),
+				"json":      put("{}"),
+				"truncated": put(good[:len(good)-2]),
+				"longer":    put(good + "x"),
+				"format":    put(strings.Replace(good, `["i`, `["j`, 1)),
+				"values":    put(strings.Replace(good, `"user":42`, `"user":4x2`, 1)),
+				"another":   put(theirs),
+				"a hash": func() error {
+					return errors.Join(rdb.Del(ctx, key).Err(), rdb.HSet(ctx, key, "a", "b").Err(), rdb.Expire(ctx, key, time.Hour).Err())
+				},
+			} {
+				require.NoError(t, rdb.Del(ctx, key).Err())
+				require.NoError(t, spoil(), name)
+				site.events.reset()
+				r := b.clone().use(func(s sessions.Session) {
+					require.True(t, s.IsNew(), name)
+					require.Empty(t, keys(s), name)
+				})
+				require.Empty(t, r.header.Values("Set-Cookie"))
+				require.Equal(t, []string{"reject undecodable", "load none"}, site.events.outcomes(), name)
+				healed := b.clone()
+				healed.set("user", 7)
+				require.Equal(t, "7", healed.get("user"))
+			}
+		})
+	}
+}
+
+func TestBehaviour15_EveryKeyHasATTL(t *testing.T) {
+	// The check itself is in checkTTLs, at the end of every test on Redis. Here are the durations that tempt.
+	for _, c := range []struct {
+		name           string
+		idle, absolute time.Duration
+		own            time.Duration
+	}{
+		{"defaults", 0, 0, 0},
+		{"least", time.Millisecond, time.Millisecond, 0},
+		{"a hundred years", 100 * 365 * 24 * time.Hour, 100 * 365 * 24 * time.Hour, 0},
+		{"longest", 1<<63 - 1, 1<<63 - 1, 1<<63 - 1},
+		{"own zero", 0, 0, 0},
+		{"own negative", 0, 0, -time.Hour},
+		{"own most negative", 0, 0, -1 << 63},
+		{"own below a millisecond", 0, 0, time.Microsecond},
+		{"own a nanosecond", 0, 0, 1},
+		{"own of a second and a half", 0, 0, 1500 * time.Millisecond},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rdb := redistest.Start(t).Client(t)
+			checkTTLs(t, rdb)
+			b := newSite(t, redisStoreOver(t, rdb), func(cfg *sessions.Config) {
+				cfg.IdleTimeout, cfg.AbsoluteTimeout = c.idle, c.absolute
+			}).browser()
+			r := b.try(func(s sessions.Session) {
+				require.NoError(t, s.Set("user", 1))
+				if c.own != 0 || c.name == "own zero" {
+					s.SetLifetime(c.own, true)
+				}
+			})
+			require.Less(t, r.status, 500)
+			if cookie := r.setCookie("session"); cookie != nil && cookie.MaxAge != 0 {
+				require.LessOrEqual(t, cookie.MaxAge, 14*24*60*60, "cookie and key end together")
+			}
+			r = b.try(func(s sessions.Session) { s.Renew(); _ = s.Set("user", 2) })
+			require.Less(t, r.status, 500)
+			r = b.try(func(s sessions.Session) { _ = s.Set("user", 3) })
+			require.Less(t, r.status, 500)
+			keys, err := rdb.Keys(context.Background(), "*").Result()
+			require.NoError(t, err)
+			for _, key := range keys {
+				ttl, err := rdb.PTTL(context.Background(), key).Result()
+				require.NoError(t, err)
+				require.NotEqual(t, time.Duration(-1), ttl)
+				require.LessOrEqual(t, ttl, 14*24*time.Hour)
+			}
+		})
+	}
+}
+
+func TestBehaviour16_IdleTimeoutSlidesOnRedis(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client(t)
+	checkTTLs(t, rdb)
+	spy := &spyStore{Store: redisStoreOver(t, rdb)}
+	b := newSite(t, spy, func(c *sessions.Config) { c.IdleTimeout = 3 * time.Second }).browser()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	var begin, last time.Time
+	for ; begin.IsZero() || time.Since(begin) <= 4*time.Second; <-tick.C {
+		if time.Since(last) > 2*time.Second { // the first time, and when the machine stood still: begin again
+			begin = time.Now()
+			b.set("user", 42)
+			spy.reset()
+		} else {
+			require.Equal(t, "42", b.get("user"))
+		}
+		last = time.Now()
+	}
+	require.Zero(t, spy.saves.Load())
+	require.GreaterOrEqual(t, spy.touches.Load(), int64(2))
+	require.LessOrEqual(t, spy.touches.Load(), int64(time.Since(begin)/(375*time.Millisecond)))
+	key := "session:" + b.id()
+	require.Eventually(t, func() bool {
+		n, err := rdb.Exists(context.Background(), key).Result()
+		return err == nil && n == 0
+	}, 10*time.Second, 50*time.Millisecond)
+	require.Equal(t, "", b.get("user"))
+}
+
+func TestBehaviour17_NoTTLPastTheDeadline(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client(t)
+	checkTTLs(t, rdb)
+	b := newSite(t, redisStoreOver(t, rdb), func(c *sessions.Config) {
+		c.IdleTimeout, c.AbsoluteTimeout = time.Hour, 4*time.Second
+	}).browser()
+	b.set("user", 42)
+	begin := time.Now()
+	key := "session:" + b.id()
+	b.set("user", 43)
+	b.use(func(s sessions.Session) { s.SetLifetime(time.Hour, true) })
+	left := 4*time.Second - time.Since(begin)
+	ttl, err := rdb.PTTL(context.Background(), key).Result()
+	require.NoError(t, err)
+	require.LessOrEqual(t, ttl, left+100*time.Millisecond)
+	require.Eventually(t, func() bool { return b.clone().get("user") == "" }, 10*time.Second, 20*time.Millisecond)
+}
+
+// The values are JSON that a person can read with redis-cli GET, and the token is nowhere in Redis.
+func TestBehaviour15_StoredFormIsReadable(t *testing.T) {
+	rdb := redistest.Start(t).Client(t)
+	checkTTLs(t, rdb)
+	b := newSite(t, redisStoreOver(t, rdb)).browser()
+	b.set("user", map[string]any{"name": "A <b> \"c\"", "n": 1})
+	text, err := rdb.Get(context.Background(), "session:"+b.id()).Result()
+	require.NoError(t, err)
+	require.NotContains(t, text, b.cookie())
+	var head string
+	var values map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal([]byte(text), &[]any{&head, &values}))
+	require.Contains(t, values, "user")
+	require.NotContains(t, fmt.Sprint(allKeys(t, rdb)), b.cookie())
+}
+
+func TestP16_RedisStore(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	t.Cleanup(func() { _ = rdb.Close() })
+	for _, c := range []struct {
+		name   string
+		rdb    redis.Cmdable
+		cfg    sessions.RedisStoreConfig
+		fields []string
+	}{
+		{"right", rdb, sessions.RedisStoreConfig{TTL: time.Millisecond}, nil},
+		{"longest", rdb, sessions.RedisStoreConfig{TTL: 1<<63 - 1, Prefix: "a:"}, nil},
+		{"nothing", nil, sessions.RedisStoreConfig{}, []string{"rdb", "TTL"}},
+		{"nil client", (*redis.Client)(nil), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
+		{"nil cluster", (*redis.ClusterClient)(nil), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
+		{"pipeline", rdb.Pipeline(), sessions.RedisStoreConfig{TTL: time.Hour}, []string{"rdb"}},
+		{"negative", rdb, sessions.RedisStoreConfig{TTL: -1}, []string{"TTL"}},
+		{"keep", rdb, sessions.RedisStoreConfig{TTL: redis.KeepTTL}, []string{"TTL"}},
+		{"below a millisecond", rdb, sessions.RedisStoreConfig{TTL: time.Millisecond - 1}, []string{"TTL"}},
+		{"pipeline and TTL", rdb.TxPipeline(), sessions.RedisStoreConfig{TTL: -1}, []string{"rdb", "TTL"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store, err := sessions.NewRedisStore(c.rdb, c.cfg)
+			if c.fields == nil {
+				require.NoError(t, err)
+				return
+			}
+			require.Nil(t, store)
+			require.Equal(t, c.fields, configFields(t, err))
+		})
+	}
+}
+
+func TestRedisStore_Alive(t *testing.T) {
+	server := redistest.Start(t)
+	rdb := server.Client(t)
+	store := redisStoreOver(t, rdb)
+	s := newSite(t, store)
+	alive := func(id string) bool {
+		t.Helper()
+		ok, err := store.Alive(t.Context(), id)
+		require.NoError(t, err)
+		return ok
+	}
+
+	b := s.browser()
+	var first, second string
+	b.use(func(s sessions.Session) {
+		require.NoError(t, s.Set("a", 1))
+		first = s.ID()
+		require.False(t, alive(first), "not written yet")
+	})
+	require.True(t, alive(first))
+	b.use(func(s sessions.Session) { s.Renew() })
+	b.use(func(s sessions.Session) { second = s.ID() })
+	require.NotEqual(t, first, second)
+	require.False(t, alive(first), "renewed")
+	require.True(t, alive(second))
+	b.use(func(s sessions.Session) { s.Clear() })
+	require.True(t, alive(second), "without values it is still there")
+	b.use(func(s sessions.Session) { s.Destroy() })
+	require.False(t, alive(second), "destroyed")
+
+	t.Run("a tombstone", func(t *testing.T) {
+		rec := &sessions.Record{Token: sessions.NewToken(), Version: 1, Created: time.Now(), Idle: time.Hour, Expires: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour), Revoked: true}
+		rec.ID, _ = sessions.TokenID(rec.Token)
+		_, err := store.Save(t.Context(), "", rec, 0)
+		require.NoError(t, err)
+		require.False(t, alive(rec.ID))
+	})
+	t.Run("expired", func(t *testing.T) {
+		// The record says when it ends. Its key is still there.
+		now := time.Now()
+		rec := &sessions.Record{Token: sessions.NewToken(), Version: 1, Created: now, Idle: time.Hour, Expires: now.Add(50 * time.Millisecond), Deadline: now.Add(time.Hour)}
+		rec.ID, _ = sessions.TokenID(rec.Token)
+		_, err := store.Save(t.Context(), "", rec, 0)
+		require.NoError(t, err)
+		require.NoError(t, rdb.PExpire(t.Context(), "session:"+rec.ID, time.Hour).Err())
+		require.Eventually(t, func() bool { return !alive(rec.ID) }, 10*time.Second, 5*time.Millisecond)
+		require.EqualValues(t, 1, rdb.Exists(t.Context(), "session:"+rec.ID).Val())
+	})
+	t.Run("never there", func(t *testing.T) {
+		id, _ := sessions.TokenID(sessions.NewToken())
+		for _, id := range []string{id, "", "x", "a b", "*", "a\r\nDEL x", "\x00", strings.Repeat("x", 10_000), "../../x"} {
+			require.False(t, alive(id), "%q", id)
+		}
+	})
+	t.Run("a token is no ID", func(t *testing.T) {
+		b := s.browser()
+		b.set("a", 1)
+		token := cookieOf(b)
+		require.NotEmpty(t, token)
+		require.False(t, alive(token))
+	})
+	for name, write := range map[string]func(key string) error{
+		"garbage": func(key string) error {
+			return rdb.Set(t.Context(), key, "a secret value of thirty-two bytes", time.Hour).Err()
+		},
+		"empty":      func(key string) error { return rdb.Set(t.Context(), key, "", time.Hour).Err() },
+		"wrong type": func(key string) error { return rdb.HSet(t.Context(), key, "a", 1).Err() },
+		"the record of another session": func(key string) error {
+			b := s.browser()
+			var id string
+			b.use(func(s sessions.Session) { require.NoError(t, s.Set("a", 1)); id = s.ID() })
+			return rdb.Copy(t.Context(), "session:"+id, key, 0, true).Err()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id, _ := sessions.TokenID(sessions.NewToken())
+			require.NoError(t, write("session:"+id))
+			ok, err := store.Alive(t.Context(), id)
+			require.Error(t, err, "nobody knows")
+			require.False(t, ok)
+			require.NotErrorIs(t, err, sessions.ErrGone)
+			require.NotContains(t, err.Error(), "secret")
+			require.True(t, strings.HasPrefix(err.Error(), "sessions: redis: alive: "), err.Error())
+			require.NoError(t, rdb.Del(t.Context(), "session:"+id).Err())
+		})
+	}
+	t.Run("one GET", func(t *testing.T) {
+		b := s.browser()
+		var id string
+		b.use(func(s sessions.Session) { require.NoError(t, s.Set("a", 1)); id = s.ID() })
+		require.NoError(t, rdb.ConfigResetStat(t.Context()).Err())
+		require.True(t, alive(id))
+		stats := rdb.Info(t.Context(), "commandstats").Val()
+		require.Contains(t, stats, "cmdstat_get:calls=1,")
+		require.NotContains(t, stats, "cmdstat_eval")
+		require.NotContains(t, stats, "cmdstat_set:")
+		require.NotContains(t, stats, "expire")
+	})
+	t.Run("given up", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, err := store.Alive(ctx, first)
+		require.ErrorIs(t, err, context.Canceled)
+	})
+	t.Run("unreachable", func(t *testing.T) {
+		server.Stop()
+		ok, err := store.Alive(t.Context(), first)
+		require.Error(t, err)
+		require.False(t, ok)
+		require.NotErrorIs(t, err, redis.Nil)
+		require.NotContains(t, err.Error(), first)
+	})
+}
+
+// cookieOf gives the session token that the browser holds.
+func cookieOf(b *browser) string {
+	for _, c := range b.client.Jar.Cookies(b.base) {
+		if c.Name == "session" {
+			return c.Value
+		}
+	}
+	return ""
 }

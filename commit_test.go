@@ -8,21 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,110 +30,6 @@ import (
 	"handover.example/sessions/internal/redistest"
 	"handover.example/sessions/sessiontest"
 )
-
-const waitLimit = 30 * time.Second
-
-// served is a browser of a site on a real server, with what net/http complains of.
-type served struct {
-	*browser
-	proto string
-	log   *logBuffer
-}
-
-// serve puts a site on a real server and returns a browser for it: "h1" is HTTP/1.1, "h2" is HTTP/2, which is over TLS.
-func serve(t *testing.T, s *site, proto string) *served {
-	t.Helper()
-	complaints := &logBuffer{}
-	server := httptest.NewUnstartedServer(s.handler)
-	server.Config.ErrorLog = log.New(complaints, "", 0)
-	if proto == "h2" {
-		server.EnableHTTP2 = true
-		server.StartTLS()
-	} else {
-		server.Start()
-	}
-	t.Cleanup(server.Close)
-	base, err := url.Parse(server.URL + "/")
-	require.NoError(t, err)
-	client := server.Client()
-	client.Jar = newJar(t)
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	client.Timeout = 2 * waitLimit
-	return &served{&browser{site: s, base: base, client: client, header: http.Header{}}, proto, complaints}
-}
-
-// ownConnection returns another tab that shares no connection with v, where an answer without a body may leave one to the
-// next request before the handler has returned.
-func (v *served) ownConnection(t *testing.T) *served {
-	c := v.clone()
-	transport := v.client.Transport.(*http.Transport).Clone()
-	c.client.Transport = transport
-	t.Cleanup(transport.CloseIdleConnections)
-	return &served{c, v.proto, v.log}
-}
-
-// eachProto runs a subtest for HTTP/1.1 and one for HTTP/2.
-func eachProto(t *testing.T, test func(t *testing.T, proto string)) {
-	t.Helper()
-	for _, proto := range []string{"h1", "h2"} {
-		t.Run(proto, func(t *testing.T) { test(t, proto) })
-	}
-}
-
-// start sends a request and returns as soon as the headers are there.
-func (v *served) start(ctx context.Context, method string, step http.HandlerFunc, lines ...string) (*http.Response, error) {
-	id := strconv.FormatInt(v.site.next.Add(1), 10)
-	v.site.steps.Store(id, step)
-	req, err := http.NewRequestWithContext(ctx, method, v.base.String(), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Step", id)
-	for i := 0; i+1 < len(lines); i += 2 {
-		req.Header.Set(lines[i], lines[i+1])
-	}
-	return v.client.Do(req)
-}
-
-// run sends a request and reads the response. Trailers are among the headers, as "Trailer:X".
-func (v *served) run(step http.HandlerFunc) reply { return v.method(http.MethodGet, step) }
-
-// abort is run for a handler that answers nothing: unlike a GET, a POST is not sent again when the connection ends.
-func (v *served) abort(step http.HandlerFunc) reply { return v.method(http.MethodPost, step) }
-
-func (v *served) method(method string, step http.HandlerFunc, lines ...string) reply {
-	res, err := v.start(context.Background(), method, step, lines...)
-	if err != nil {
-		return reply{err: err}
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	for k, values := range res.Trailer {
-		res.Header["Trailer:"+k] = values
-	}
-	return reply{res.StatusCode, res.Header, string(body), err}
-}
-
-// session is Get for handlers of tests.
-func session(t testing.TB, r *http.Request) sessions.Session {
-	s, err := sessions.Get(r.Context())
-	if err != nil {
-		t.Errorf("Get: %v", err)
-		panic(http.ErrAbortHandler)
-	}
-	return s
-}
-
-// wait fails the test if nothing comes.
-func wait[T any](t testing.TB, c <-chan T) (v T) {
-	t.Helper()
-	select {
-	case v = <-c:
-	case <-time.After(waitLimit):
-		t.Fatal("waited in vain")
-	}
-	return v
-}
 
 // eachRealStore is eachStore without miniredis.
 func eachRealStore(t *testing.T, test func(t *testing.T, sc storeCase, store sessions.Store)) {
@@ -229,35 +122,6 @@ func ways(t *testing.T) []way {
 type unwrapper struct{ http.ResponseWriter }
 
 func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
-
-func TestP01_UntouchedIsFree(t *testing.T) {
-	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
-		spy := &spyStore{Store: store}
-		site := newSite(t, spy)
-		eachProto(t, func(t *testing.T, proto string) {
-			v := serve(t, site, proto)
-			for range 2 { // without a cookie, and with one
-				for _, way := range append(ways(t), way{"nothing", 200, func(http.ResponseWriter, *http.Request) {}}) {
-					spy.reset()
-					site.events.reset()
-					before := v.cookie()
-					got := v.run(func(w http.ResponseWriter, r *http.Request) {
-						w.Header().Set("Cache-Control", "public")
-						way.answer(w, r)
-					})
-					require.NoError(t, got.err, way.name)
-					require.Equal(t, way.status, got.status, way.name)
-					require.NotContains(t, got.header, "Set-Cookie", way.name)
-					require.NotContains(t, got.header, "Vary", way.name)
-					require.Equal(t, before, v.cookie())
-					require.Zero(t, spy.calls(), way.name)
-					require.Empty(t, site.events.outcomes())
-				}
-				v.set("a", 1)
-			}
-		})
-	})
-}
 
 // The client's next request, sent as soon as the first byte is there and while the handler still runs, sees the change.
 func TestP04_CommittedBeforeTheFirstByte(t *testing.T) {
@@ -1511,216 +1375,6 @@ func TestTimeoutHandlerInside(t *testing.T) {
 	running.Wait()
 }
 
-func TestWrapTwice(t *testing.T) {
-	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
-	site := newSite(t, spy)
-	site.handler = site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := session(t, r)
-		_ = s.Set("outer", true)
-		site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if session(t, r) != s {
-				t.Error("two sessions in one request")
-			}
-			_ = s.Set("inner", true)
-			_, _ = w.Write([]byte("page"))
-		})).ServeHTTP(w, r)
-	}))
-	eachProto(t, func(t *testing.T, proto string) {
-		v := serve(t, site, proto)
-		spy.reset()
-		got := v.run(func(http.ResponseWriter, *http.Request) {})
-		require.NoError(t, got.err)
-		require.Len(t, got.header.Values("Set-Cookie"), 1)
-		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
-		require.EqualValues(t, 1, spy.saves.Load())
-	})
-}
-
-func TestTwoManagers(t *testing.T) {
-	first, second := &spyStore{Store: sessiontest.NewMemoryStore()}, &spyStore{Store: sessiontest.NewMemoryStore()}
-	outer := newSite(t, first, func(cfg *sessions.Config) { cfg.Cookie.Name = "outer" })
-	inner := newSite(t, second, func(cfg *sessions.Config) { cfg.Cookie.Name = "inner" })
-	inner.handler = outer.mgr.Wrap(inner.handler)
-	eachProto(t, func(t *testing.T, proto string) {
-		v := serve(t, inner, proto)
-		both := func(r *http.Request) (o, i sessions.Session) {
-			o, err := outer.mgr.Get(r.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			i, err = inner.mgr.Get(r.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			if s, err := sessions.Get(r.Context()); err != nil || s != i || s == o {
-				t.Errorf("Get is not the innermost: %v", err)
-			}
-			return o, i
-		}
-		got := v.run(func(w http.ResponseWriter, r *http.Request) {
-			o, i := both(r)
-			_, _ = o.Set("who", "outer"), i.Set("who", "inner")
-			_, _ = w.Write([]byte("page"))
-		})
-		require.NoError(t, got.err)
-		require.Len(t, got.header.Values("Set-Cookie"), 2)
-		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
-		require.NotEmpty(t, v.cookieNamed("outer"))
-		require.NotEmpty(t, v.cookieNamed("inner"))
-		v.run(func(_ http.ResponseWriter, r *http.Request) {
-			o, i := both(r)
-			if a, b := value(t, o, "who"), value(t, i, "who"); a != `"outer"` || b != `"inner"` {
-				t.Errorf("%s and %s", a, b)
-			}
-		})
-
-		// Only one of them is used.
-		first.reset()
-		second.reset()
-		v.run(func(_ http.ResponseWriter, r *http.Request) { _, _ = outer.mgr.Get(r.Context()) })
-		require.EqualValues(t, 1, first.calls())
-		require.Zero(t, second.calls())
-
-		// One fails: its ErrorHandler answers, without the cookie of either.
-		for _, broken := range []*spyStore{first, second} {
-			broken.fail("save")
-			got := v.run(func(w http.ResponseWriter, r *http.Request) {
-				o, i := both(r)
-				if broken == first {
-					o, i = i, o
-				}
-				_ = o.Set("n", 1)
-				i.Renew()
-				w.Header().Set("X-Handler", "1")
-				if _, err := w.Write([]byte("page")); !errors.Is(err, errStore) {
-					t.Errorf("Write returned %v", err)
-				}
-			})
-			broken.fail()
-			require.NoError(t, got.err)
-			require.Equal(t, 503, got.status)
-			require.NotContains(t, got.header, "X-Handler")
-			require.NotContains(t, got.body, "page")
-			require.NotContains(t, got.header, "Set-Cookie")
-		}
-	})
-}
-
-func TestGet_outside(t *testing.T) {
-	site := newSite(t, sessiontest.NewMemoryStore())
-	other := newSite(t, sessiontest.NewMemoryStore())
-	_, err := sessions.Get(context.Background())
-	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
-	_, err = site.mgr.Get(context.Background())
-	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
-	site.browser().do(func(_ http.ResponseWriter, r *http.Request) {
-		_, err := other.mgr.Get(r.Context())
-		if !errors.Is(err, sessions.ErrNoMiddleware) {
-			t.Errorf("Get of a manager that is not there: %v", err)
-		}
-	})
-}
-
-type contextValue struct{}
-
-// What handlers do to the request's context on the way does not lose the session, and its values stay.
-func TestDerivedContexts(t *testing.T) {
-	site := newSite(t, sessiontest.NewMemoryStore())
-	next := site.handler
-	site.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextValue{}, "outside")))
-	})
-	v := serve(t, site, "h1")
-	got := v.run(func(w http.ResponseWriter, r *http.Request) {
-		s := session(t, r)
-		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestValue{}, "inside"), time.Minute)
-		defer cancel()
-		for _, derived := range []context.Context{ctx, context.WithoutCancel(ctx), r.Clone(ctx).Context()} {
-			if got, err := sessions.Get(derived); err != nil || got != s {
-				t.Errorf("Get: %v", err)
-			}
-			if derived.Value(requestValue{}) != "inside" || derived.Value(contextValue{}) != "outside" || derived.Value(http.ServerContextKey) == nil {
-				t.Error("a value is lost")
-			}
-		}
-		cancel()
-		if ctx.Err() == nil || r.Context().Err() != nil {
-			t.Error("cancel goes down, and not up")
-		}
-		_ = s.Set("n", 1)
-	})
-	require.NoError(t, got.err)
-	require.Equal(t, "1", v.get("n"))
-}
-
-// An answer cut short by the caller's own context is no answer: the next Get asks again.
-func TestGet_afterACancelledContext(t *testing.T) {
-	site := newSite(t, sessiontest.NewMemoryStore())
-	v := serve(t, site, "h1")
-	v.set("n", 1)
-	got := v.run(func(_ http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithCancel(r.Context())
-		cancel()
-		if _, err := sessions.Get(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("Get: %v", err)
-		}
-		if value(t, session(t, r), "n") != "1" {
-			t.Error("the session is lost")
-		}
-	})
-	require.NoError(t, got.err)
-}
-
-// lookup is a log handler that adds who is logged in, as many an application has one.
-type lookup struct {
-	slog.Handler
-	mgr **sessions.Manager
-	n   *atomic.Int64
-}
-
-func (l lookup) Handle(ctx context.Context, rec slog.Record) error {
-	l.n.Add(1)
-	_, _ = sessions.Get(ctx)
-	_, _ = (*l.mgr).Get(ctx)
-	return l.Handler.Handle(ctx, rec)
-}
-
-// Whoever is called while a session is loaded or committed may ask for the session, and must not wait for itself.
-func TestObserveAsksForTheSession(t *testing.T) {
-	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
-	var mgr, inner *sessions.Manager
-	var logged, observed atomic.Int64
-	ask := func(ctx context.Context) {
-		observed.Add(1)
-		for _, m := range []*sessions.Manager{mgr, inner} {
-			if _, err := m.Get(ctx); err == nil {
-				t.Error("a session in the context of an event")
-			}
-		}
-		_, _ = sessions.Get(ctx)
-	}
-	edit := func(cfg *sessions.Config) {
-		cfg.Observe = func(ctx context.Context, _ sessions.Event) { ask(ctx) }
-		cfg.Logger = slog.New(lookup{slog.DiscardHandler, &mgr, &logged})
-	}
-	site := newSite(t, spy, edit)
-	mgr = site.mgr
-	innerSite := newSite(t, spy, edit, func(cfg *sessions.Config) { cfg.Cookie.Name = "inner" })
-	inner = innerSite.mgr
-	spy.before(func(ctx context.Context, _ string, _ *sessions.Record) error { _, _ = sessions.Get(ctx); return nil })
-	b := site.browser()
-	b.header.Set("Origin", "https://example.test")
-	b.header.Set("Cookie", "session=AAECAwQFBgcICQoLDA0ODw") // rejected, with an event
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b.set("n", 1)
-		b.use(func(s sessions.Session) { s.Destroy() })
-	}()
-	wait(t, done)
-	require.NotZero(t, observed.Load())
-}
-
 // A touch that failed is not tried again when the handler returns: the store is down, and two timeouts are worse than
 // one.
 func TestTouchIsTriedOnce(t *testing.T) {
@@ -1738,4 +1392,622 @@ func TestTouchIsTriedOnce(t *testing.T) {
 			require.EqualValues(t, 1, spy.touches.Load())
 		}
 	})
+}
+
+func TestP03_WhatChangesNothingIsNotWritten(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		b.set("user", map[string]int{"a": 1, "b": 2})
+		spy.reset()
+		token := b.cookie()
+		for name, use := range map[string]func(sessions.Session){
+			"nothing": noop,
+			"reads": func(s sessions.Session) {
+				_ = keys(s)
+				_, _, _, _ = s.ID(), s.IsNew(), s.CreatedAt(), s.ExpiresAt()
+			},
+			"the same value": func(s sessions.Session) { require.NoError(t, s.Set("user", map[string]int{"b": 2, "a": 1})) },
+			"the same by Update": func(s sessions.Session) {
+				require.NoError(t, s.Update("user", func(old json.RawMessage) (any, error) { return old, nil }))
+			},
+			"deletes what is not there": func(s sessions.Session) { s.Delete("other") },
+			"cannot encode":             func(s sessions.Session) { require.Error(t, s.Set("user", make(chan int))) },
+			"an Update that fails": func(s sessions.Session) {
+				require.Error(t, s.Update("user", func(json.RawMessage) (any, error) { return nil, errStore }))
+			},
+		} {
+			r := b.use(use)
+			require.Empty(t, r.header.Values("Set-Cookie"), name)
+			require.Zero(t, spy.writes(), name)
+		}
+		require.Equal(t, token, b.cookie())
+	})
+}
+
+func TestP03_AnonymousLeavesNothing(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		for name, use := range map[string]func(sessions.Session){
+			"asks for its ID":     func(s sessions.Session) { require.NotEmpty(t, s.ID()) },
+			"renews":              func(s sessions.Session) { s.Renew() },
+			"clears":              func(s sessions.Session) { s.Clear() },
+			"a lifetime":          func(s sessions.Session) { s.SetLifetime(time.Hour, true) },
+			"a negative lifetime": func(s sessions.Session) { s.SetLifetime(-time.Hour, true) },
+			"sets and deletes":    func(s sessions.Session) { _ = s.Set("x", 1); s.Delete("x") },
+			"sets and clears":     func(s sessions.Session) { _ = s.Set("x", 1); s.Clear() },
+			"sets and destroys":   func(s sessions.Session) { _ = s.Set("x", 1); s.Destroy() },
+			"takes":               func(s sessions.Session) { sessions.NewKey[string]("flash").Take(s) },
+		} {
+			r := b.use(use)
+			require.Empty(t, r.header.Values("Set-Cookie"), name)
+			require.Zero(t, spy.calls(), name)
+		}
+	})
+}
+
+func TestP03_TouchIsRareAndNeverDataAndNotLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := sessiontest.NewMemoryStore()
+		spy := &spyStore{Store: memory}
+		b := newSite(t, spy, func(c *sessions.Config) { c.IdleTimeout = 8 * time.Hour }).browser()
+		b.set("user", 42)
+		spy.reset()
+		time.Sleep(time.Hour - time.Millisecond)
+		b.use(noop)
+		require.Zero(t, spy.touches.Load())
+		time.Sleep(time.Millisecond)
+		b.use(noop)
+		require.EqualValues(t, 1, spy.touches.Load())
+		b.use(noop)
+		require.EqualValues(t, 1, spy.touches.Load())
+		time.Sleep(time.Hour)
+		// A write slides too: no touch beside it.
+		b.set("user", 43)
+		require.EqualValues(t, 1, spy.touches.Load())
+		require.EqualValues(t, 1, spy.saves.Load())
+		b.use(noop)
+		require.EqualValues(t, 1, spy.touches.Load())
+	})
+}
+
+// The last slide before the deadline counts as one, too.
+func TestP03_TouchesNearTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		b := newSite(t, spy, func(c *sessions.Config) { c.IdleTimeout, c.AbsoluteTimeout = 8*time.Hour, 24*time.Hour }).browser()
+		b.set("user", 42)
+		for range 24*60 - 1 {
+			time.Sleep(time.Minute)
+			require.Equal(t, "42", b.get("user"))
+		}
+		require.EqualValues(t, 16, spy.touches.Load(), "one an hour, until the deadline is reached")
+	})
+}
+
+func TestP08_NothingBringsADestroyedSessionBack(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for end, finish := range map[string]func(sessions.Session){
+			"destroyed": func(s sessions.Session) { s.Destroy() },
+			"renewed":   func(s sessions.Session) { s.Renew() },
+			"lifetime":  func(s sessions.Session) { s.SetLifetime(-1, false) },
+		} {
+			for late, use := range map[string]func(sessions.Session){
+				"set":      func(s sessions.Session) { _ = s.Set("late", 1) },
+				"update":   func(s sessions.Session) { _, _ = sessions.NewKey[int]("n").Update(s, func(n int) int { return n + 1 }) },
+				"delete":   func(s sessions.Session) { s.Delete("user") },
+				"clear":    func(s sessions.Session) { s.Clear() },
+				"lifetime": func(s sessions.Session) { s.SetLifetime(time.Hour, true) },
+				"renew":    func(s sessions.Session) { s.Renew() },
+			} {
+				t.Run(end+"/"+late, func(t *testing.T) {
+					site := newSite(t, store)
+					b := site.browser()
+					b.set("user", 42)
+					old := b.cookie()
+					tab := b.clone()
+					r := tab.try(func(s sessions.Session) {
+						b.use(finish)
+						use(s)
+					})
+					require.Equal(t, http.StatusConflict, r.status)
+					require.Empty(t, r.header.Values("Set-Cookie"))
+					require.NotContains(t, r.body, "done")
+					require.NotEmpty(t, site.events.with(sessions.OutcomeGone))
+					r = tab.try(func(s sessions.Session) {
+						require.True(t, s.IsNew())
+						require.Empty(t, keys(s))
+					})
+					require.Equal(t, http.StatusOK, r.status)
+					_, err := store.Load(context.Background(), "session", old)
+					if err == nil { // a tombstone
+						rec, err := store.Load(context.Background(), "session", old)
+						require.NoError(t, err)
+						require.True(t, rec.Revoked)
+					}
+				})
+			}
+		}
+	})
+}
+
+func TestP08_ErrGoneReachesTheHandlerAndTheErrorHandler(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		var got error
+		b := newSite(t, store, func(c *sessions.Config) {
+			c.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, err error) {
+				got = err
+				w.WriteHeader(http.StatusTeapot)
+			}
+		}).browser()
+		b.set("user", 42)
+		r := b.clone().do(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("x", 1))
+			b.use(func(s sessions.Session) { s.Destroy() })
+			_, err = w.Write([]byte("page"))
+			require.ErrorIs(t, err, sessions.ErrGone)
+		})
+		require.ErrorIs(t, got, sessions.ErrGone)
+		require.Equal(t, http.StatusTeapot, r.status)
+		require.Empty(t, r.body)
+	})
+}
+
+func TestP08_ALateTouchIsNotAResurrection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := sessiontest.NewMemoryStore()
+		site := newSite(t, store)
+		b := site.browser()
+		b.set("user", 42)
+		old := b.cookie()
+		time.Sleep(12 * time.Hour)
+		r := b.clone().use(func(s sessions.Session) {
+			b.use(func(s sessions.Session) { s.Destroy() })
+		})
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Len(t, site.events.with(sessions.OutcomeGone), 1)
+		require.Zero(t, store.Len())
+		require.Equal(t, "", site.browser().hold(old).get("user"))
+	})
+}
+
+func TestP08_ALateTouchIsNotAResurrectionOnRedis(t *testing.T) {
+	t.Parallel()
+	for _, sc := range []storeCase{redisStore, miniStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			store := sc.make(t)
+			site := newSite(t, store, func(c *sessions.Config) { c.IdleTimeout = 8 * time.Second })
+			b := site.browser()
+			b.set("user", 42)
+			old := b.cookie()
+			b.clone().use(func(s sessions.Session) {
+				b.use(func(s sessions.Session) { s.Destroy() })
+				begin := time.Now() // until a touch is due
+				require.Eventually(t, func() bool { return time.Since(begin) > 1100*time.Millisecond }, 5*time.Second, 50*time.Millisecond)
+			})
+			require.Len(t, site.events.with(sessions.OutcomeGone), 1)
+			require.Equal(t, "", site.browser().hold(old).get("user"))
+		})
+	}
+}
+
+// A commit that cannot finish leaves the session usable under the token that the client has.
+func TestP08_ARenewalThatFailsHalfWay(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		b := site.browser()
+		b.set("user", 42)
+		old := b.cookie()
+		spy.before(func(_ context.Context, op string, rec *sessions.Record) error {
+			if op == "save" && rec.Revoked {
+				return errStore
+			}
+			return nil
+		})
+		r := b.try(func(s sessions.Session) { s.Renew() })
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		spy.before(nil)
+		require.Equal(t, old, b.cookie())
+		require.Equal(t, "42", b.get("user"))
+		b.use(func(s sessions.Session) { s.Renew() })
+		require.NotEqual(t, old, b.cookie())
+		require.Equal(t, "42", b.get("user"))
+	})
+}
+
+func TestP14_ATouchThatFailsIsNoReasonToFail(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		site := newSite(t, spy)
+		b := site.browser()
+		b.set("user", 42)
+		time.Sleep(12 * time.Hour)
+		spy.fail("touch")
+		require.Equal(t, "42", b.get("user"))
+		require.EqualValues(t, 1, spy.touches.Load(), "tried once a request")
+		require.Len(t, site.events.with(sessions.OutcomeError), 1)
+	})
+}
+
+// A logout that meets a renewal is no logout: the session lives on under a token that it does not know, and it says so. One
+// that meets a change or another logout is.
+func TestP08_LogoutBesideOthers(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			status    int
+			lives     bool
+		}{
+			"renewed":   {func(s sessions.Session) { s.Renew() }, http.StatusConflict, true},
+			"written":   {func(s sessions.Session) { _ = s.Set("y", 2) }, http.StatusOK, false},
+			"destroyed": {func(s sessions.Session) { s.Destroy() }, http.StatusOK, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				b := newSite(t, store).browser()
+				b.set("user", 42)
+				other := b.clone()
+				r := b.try(func(s sessions.Session) {
+					s.Destroy()
+					other.use(c.meanwhile)
+				})
+				require.Equal(t, c.status, r.status)
+				require.Equal(t, c.lives, b.cookie() != "", "the client keeps the cookie of what it has not ended")
+				b.clone().use(func(s sessions.Session) { require.True(t, s.IsNew()) })
+				other.use(func(s sessions.Session) { require.Equal(t, !c.lives, s.IsNew()) })
+			})
+		}
+	})
+}
+
+// Where the tombstone of a logout gets no answer, what is there is looked at before anything is deleted.
+func TestP08_LogoutThatGetsNoAnswer(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			fails     []string
+			status    int
+		}{
+			"renewed":                {sessions.Session.Renew, []string{"save"}, http.StatusConflict},
+			"renewed, and no answer": {sessions.Session.Renew, []string{"delete"}, http.StatusServiceUnavailable},
+			"destroyed":              {sessions.Session.Destroy, []string{"save"}, http.StatusOK},
+			"left alone":             {noop, []string{"save"}, http.StatusOK},
+			"and no answer":          {noop, []string{"delete"}, http.StatusServiceUnavailable},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.set("user", 42)
+				other := b.clone()
+				r := b.try(func(s sessions.Session) {
+					s.Destroy()
+					other.use(c.meanwhile)
+					spy.fail(c.fails...)
+				})
+				spy.fail()
+				require.Equal(t, c.status, r.status)
+				require.Equal(t, c.status != http.StatusOK, b.cookie() != "")
+				other.use(func(s sessions.Session) { require.Equal(t, c.status == http.StatusOK, s.IsNew()) })
+			})
+		}
+	})
+}
+
+// What an observer waits for in a commit has the time of the commit, also where the store itself waits for nothing.
+func TestP06_ObserversHaveADeadline(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		had := false
+		mgr, err := sessions.New(sessions.Config{Store: store, CommitTimeout: time.Minute, Observe: func(ctx context.Context, e sessions.Event) {
+			if e.Kind == sessions.EventCommit {
+				var until time.Time
+				until, had = ctx.Deadline()
+				require.WithinDuration(t, time.Now().Add(time.Minute), until, 30*time.Second)
+			}
+		}})
+		require.NoError(t, err)
+		mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("user", 42))
+		})).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
+		require.True(t, had)
+	})
+}
+
+// A store may say no more than that there is a conflict: then the record is read again.
+func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for name, c := range map[string]struct {
+			meanwhile func(s sessions.Session)
+			status    int
+		}{
+			"destroyed": {func(s sessions.Session) { s.Destroy() }, http.StatusConflict},
+			"renewed":   {func(s sessions.Session) { s.Renew() }, http.StatusConflict},
+			"written":   {func(s sessions.Session) { _ = s.Set("y", 2) }, http.StatusOK},
+		} {
+			t.Run(name, func(t *testing.T) {
+				spy := &spyStore{Store: store}
+				b := newSite(t, spy).browser()
+				b.set("user", 42)
+				r := b.clone().try(func(s sessions.Session) {
+					_ = s.Set("x", 1)
+					spy.before(func(context.Context, string, *sessions.Record) error {
+						spy.before(nil)
+						b.use(c.meanwhile)
+						return sessions.ErrConflict
+					})
+				})
+				require.Equal(t, c.status, r.status)
+				if c.status == http.StatusOK {
+					b.use(func(s sessions.Session) { require.Equal(t, []string{"user", "x", "y"}, keys(s)) })
+				}
+			})
+		}
+	})
+}
+
+func TestBehaviour01_AnonymousReadLeavesNothing(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		r := b.use(func(s sessions.Session) {
+			var v any
+			ok, err := s.Get("user", &v)
+			require.NoError(t, err)
+			require.False(t, ok)
+			require.True(t, s.IsNew())
+		})
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Equal(t, []string{"Cookie"}, r.header.Values("Vary"))
+		require.Zero(t, spy.calls())
+	})
+}
+
+func TestBehaviour05_DestroyedThenReplayed(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("user", 42)
+		old := b.cookie()
+		r := b.use(func(s sessions.Session) { s.Destroy() })
+		require.Negative(t, r.setCookie("session").MaxAge)
+		require.Empty(t, b.cookie())
+		b.hold(old)
+		b.use(func(s sessions.Session) {
+			require.Empty(t, keys(s))
+			require.True(t, s.IsNew())
+		})
+	})
+}
+
+func TestBehaviour06_DestroyWithoutCookie(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		r := b.use(func(s sessions.Session) { s.Destroy() })
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Zero(t, spy.calls())
+	})
+}
+
+func TestBehaviour07_EmptySessionPersists(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("flash", "hello")
+		token, id := b.cookie(), b.id()
+		b.use(func(s sessions.Session) { s.Delete("flash") })
+		b.use(func(s sessions.Session) {
+			require.False(t, s.IsNew())
+			require.Empty(t, keys(s))
+			require.Equal(t, id, s.ID())
+		})
+		if sc.server {
+			require.Equal(t, token, b.cookie())
+		}
+	})
+}
+
+func TestBehaviour08_RenewKeepsDataAndKillsTheOldToken(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		var created time.Time
+		b.use(func(s sessions.Session) { require.NoError(t, s.Set("user", 42)) })
+		b.use(func(s sessions.Session) { created = s.CreatedAt() })
+		old, oldID := b.cookie(), b.id()
+		b.use(func(s sessions.Session) {
+			s.Renew()
+			require.NoError(t, s.Set("role", "admin"))
+		})
+		require.NotEqual(t, old, b.cookie())
+		b.use(func(s sessions.Session) {
+			require.Equal(t, "42", value(t, s, "user"))
+			require.Equal(t, `"admin"`, value(t, s, "role"))
+			require.NotEqual(t, oldID, s.ID())
+			require.Equal(t, created, s.CreatedAt())
+			require.False(t, s.IsNew())
+		})
+		if sc.server {
+			b.raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session="+old)
+			require.Len(t, site.events.with(sessions.OutcomeRevoked), 1)
+		}
+	})
+}
+
+func TestBehaviour09_RenewIsTheFirstUse(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("user", 42)
+		old := b.cookie()
+		b.use(func(s sessions.Session) { s.Renew() })
+		require.NotEqual(t, old, b.cookie())
+		require.Equal(t, "42", b.get("user"))
+	})
+}
+
+func TestBehaviour10_DestroyBeatsASlowWriter(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		b.set("user", 42)
+		old := b.cookie()
+		slow := b.clone()
+		r := slow.try(func(s sessions.Session) {
+			require.NoError(t, s.Set("late", true))
+			b.use(func(s sessions.Session) {
+				s.Destroy()
+				require.NoError(t, s.Set("user", 43)) // logged in again at once, as somebody else
+			})
+		})
+		require.Equal(t, http.StatusConflict, r.status)
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Len(t, site.events.with(sessions.OutcomeGone), 1)
+		require.Equal(t, "43", b.get("user"))
+		b.raw(func(s sessions.Session) { require.True(t, s.IsNew()) }, "session="+old)
+	})
+}
+
+func TestBehaviour11_ParallelWritesToDifferentKeys(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for _, inner := range []bool{false, true} { // who commits first
+			b := newSite(t, store).browser()
+			b.set("start", 0)
+			b.use(func(s sessions.Session) {
+				if !inner {
+					require.NoError(t, s.Set("x", 1))
+				}
+				b.clone().set("y", 2)
+				if inner {
+					require.NoError(t, s.Set("x", 1))
+				}
+			})
+			b.use(func(s sessions.Session) { require.Equal(t, []string{"start", "x", "y"}, keys(s)) })
+		}
+	})
+}
+
+func TestBehaviour12_ReaderDoesNotUndoAWrite(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.set("x", 1)
+		b.use(func(s sessions.Session) {
+			require.Equal(t, "1", value(t, s, "x"))
+			b.clone().set("x", 2)
+		})
+		require.Equal(t, "2", b.get("x"))
+	})
+}
+
+func TestBehaviour13_HundredIncrements(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.overNetwork()
+		b.set("n", 0)
+		n := sessions.NewKey[int]("n")
+		var wg sync.WaitGroup
+		for range 10 {
+			tab := b.clone()
+			wg.Go(func() {
+				for range 10 {
+					r := tab.do(func(w http.ResponseWriter, r *http.Request) {
+						s, err := sessions.Get(r.Context())
+						if err == nil {
+							_, err = n.Update(s, func(n int) int { return n + 1 })
+						}
+						if err != nil {
+							http.Error(w, err.Error(), http.StatusInternalServerError)
+						}
+					})
+					if r.err != nil || r.status != http.StatusOK {
+						t.Errorf("increment: %d %q %v", r.status, r.body, r.err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, "100", b.get("n"))
+	})
+}
+
+func TestBehaviour14_RenewBesideAnOldRequest(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		for _, late := range []string{"reads", "writes", "renews"} {
+			t.Run(late, func(t *testing.T) {
+				b := newSite(t, store).browser()
+				b.set("user", 42)
+				old := b.cookie()
+				inFlight := b.clone()
+				r := inFlight.try(func(s sessions.Session) {
+					b.use(func(s sessions.Session) { s.Renew() })
+					switch late {
+					case "writes":
+						require.NoError(t, s.Set("late", true))
+					case "renews":
+						s.Renew()
+					}
+				})
+				require.Empty(t, r.header.Values("Set-Cookie"), "the new cookie would be replaced")
+				if late == "reads" {
+					require.Equal(t, http.StatusOK, r.status)
+				} else {
+					require.Equal(t, http.StatusConflict, r.status)
+				}
+				b.use(func(s sessions.Session) { require.Equal(t, []string{"user"}, keys(s)) })
+				b.raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session="+old)
+			})
+		}
+	})
+}
+
+// A parallel write between the two steps of a renewal goes along to the new token.
+func TestBehaviour14_RenewTakesAParallelWriteAlong(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		b.set("user", 42)
+		tab := b.clone()
+		var saves int
+		spy.before(func(_ context.Context, op string, rec *sessions.Record) error {
+			if saves++; op == "save" && rec.Revoked && saves < 4 {
+				spy.before(nil)
+				tab.set("cart", []int{1, 2})
+			}
+			return nil
+		})
+		b.use(func(s sessions.Session) {
+			s.Renew()
+			require.NoError(t, s.Set("role", "admin"))
+		})
+		b.use(func(s sessions.Session) {
+			require.Equal(t, []string{"cart", "role", "user"}, keys(s))
+			require.Equal(t, "[1,2]", value(t, s, "cart"))
+		})
+	})
+}
+
+func TestBehaviour16_IdleTimeoutSlides(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				spy := &spyStore{Store: sc.make(t)}
+				b := newSite(t, spy, func(c *sessions.Config) { c.IdleTimeout = 30 * time.Minute }).browser()
+				b.set("user", 42)
+				spy.reset()
+				for range 120 {
+					time.Sleep(time.Minute)
+					require.Equal(t, "42", b.get("user"))
+				}
+				require.Zero(t, spy.saves.Load())
+				require.EqualValues(t, 30, spy.touches.Load(), "each 4 minutes: the first minute that is past 1/8 of 30")
+				time.Sleep(30*time.Minute - time.Second - 3*time.Minute)
+				require.Equal(t, "42", b.get("user"))
+				time.Sleep(30 * time.Minute)
+				require.Equal(t, "", b.get("user"))
+			})
+		})
+	}
 }

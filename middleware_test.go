@@ -1,0 +1,632 @@
+package sessions_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
+	"handover.example/sessions/sessiontest"
+)
+
+func TestP01_UntouchedIsFree(t *testing.T) {
+	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		eachProto(t, func(t *testing.T, proto string) {
+			v := serve(t, site, proto)
+			for range 2 { // without a cookie, and with one
+				for _, way := range append(ways(t), way{"nothing", 200, func(http.ResponseWriter, *http.Request) {}}) {
+					spy.reset()
+					site.events.reset()
+					before := v.cookie()
+					got := v.run(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("Cache-Control", "public")
+						way.answer(w, r)
+					})
+					require.NoError(t, got.err, way.name)
+					require.Equal(t, way.status, got.status, way.name)
+					require.NotContains(t, got.header, "Set-Cookie", way.name)
+					require.NotContains(t, got.header, "Vary", way.name)
+					require.Equal(t, before, v.cookie())
+					require.Zero(t, spy.calls(), way.name)
+					require.Empty(t, site.events.outcomes())
+				}
+				v.set("a", 1)
+			}
+		})
+	})
+}
+
+func TestP02_OneLoadForAHitAndForAMiss(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		b := site.browser()
+		b.set("user", 42)
+		for name, cookie := range map[string]string{"hit": b.cookie(), "miss": sessions.NewToken()} {
+			spy.reset()
+			r := site.browser().hold(cookie).do(func(w http.ResponseWriter, r *http.Request) {
+				first, err := sessions.Get(r.Context())
+				require.NoError(t, err)
+				var wg sync.WaitGroup
+				for range 20 {
+					wg.Go(func() {
+						again, err := sessions.Get(r.Context())
+						if err != nil || again != first {
+							t.Errorf("%v, %v", again, err)
+						}
+						_, _ = again.Get("user", new(int))
+					})
+				}
+				wg.Wait()
+				again, err := site.mgr.Get(r.Context())
+				require.NoError(t, err)
+				require.Same(t, first, again)
+			})
+			require.Equal(t, http.StatusOK, r.status, name)
+			require.EqualValues(t, 1, spy.loads.Load(), name)
+		}
+	})
+}
+
+func TestP02_ParallelFirstUseIsOneLoad(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		b.set("user", 42)
+		spy.reset()
+		b.do(func(w http.ResponseWriter, r *http.Request) {
+			var wg sync.WaitGroup
+			for i := range 20 {
+				wg.Go(func() {
+					s, err := sessions.Get(r.Context())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if err := s.Set(fmt.Sprint("key", i), i); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		})
+		require.EqualValues(t, 1, spy.loads.Load())
+		b.use(func(s sessions.Session) { require.Len(t, keys(s), 21) })
+	})
+}
+
+func TestP02_AnErrorIsRemembered(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	b := newSite(t, spy).browser()
+	b.set("user", 42)
+	spy.reset()
+	spy.fail("load")
+	b.do(func(w http.ResponseWriter, r *http.Request) {
+		for range 3 {
+			s, err := sessions.Get(r.Context())
+			require.ErrorIs(t, err, errStore)
+			require.Nil(t, s)
+		}
+		spy.fail()
+		_, err := sessions.Get(r.Context())
+		require.ErrorIs(t, err, errStore, "one request, one answer")
+	})
+	require.EqualValues(t, 1, spy.loads.Load())
+}
+
+func TestP02_ACancelledCallerIsNotRemembered(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	b := newSite(t, spy).browser()
+	b.set("user", 42)
+	spy.reset()
+	r := b.do(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		cancel()
+		_, err := sessions.Get(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		s, err := sessions.Get(r.Context())
+		require.NoError(t, err)
+		require.Equal(t, "42", value(t, s, "user"))
+		again, err := sessions.Get(ctx)
+		require.NoError(t, err, "what is loaded needs no store")
+		require.Same(t, s, again)
+	})
+	require.Equal(t, http.StatusOK, r.status)
+	require.EqualValues(t, 2, spy.loads.Load())
+}
+
+func TestP10_NeverAdopted(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		for _, token := range append(impossibleTokens, sessions.NewToken()) {
+			b := site.browser()
+			b.header["Cookie"] = []string{"session=" + token}
+			site.events.reset()
+			r := b.set("user", 42)
+			got := r.setCookie("session")
+			require.NotNil(t, got)
+			require.NotEqual(t, token, got.Value)
+			require.NotEmpty(t, strings.TrimSpace(got.Value))
+			require.Contains(t, site.events.outcomes(), "commit created")
+			reasons := map[sessions.EventKind]int{}
+			site.events.mu.Lock()
+			for _, e := range site.events.events {
+				reasons[e.Kind]++
+			}
+			site.events.mu.Unlock()
+			require.Equal(t, 1, reasons[sessions.EventReject], "%q", token)
+		}
+		for range 50 {
+			b := site.browser()
+			b.set("user", 1)
+			if sc.server {
+				_, ok := sessions.TokenID(b.cookie())
+				require.True(t, ok)
+			}
+		}
+	})
+}
+
+// keysAsked are the keys of the GETs that a client has sent.
+type keysAsked struct {
+	mu   sync.Mutex
+	keys []string
+}
+
+func (k *keysAsked) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (k *keysAsked) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+func (k *keysAsked) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "get" {
+			k.mu.Lock()
+			k.keys = append(k.keys, fmt.Sprint(cmd.Args()[1]))
+			k.mu.Unlock()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func TestP10_ShapeIsCheckedBeforeTheStore(t *testing.T) {
+	rdb := redistest.Start(t).Client(t)
+	checkTTLs(t, rdb)
+	asked := &keysAsked{}
+	rdb.AddHook(asked)
+	site := newSite(t, redisStoreOver(t, rdb))
+	for _, token := range impossibleTokens {
+		site.events.reset()
+		site.browser().raw(noop, "session="+token)
+		require.Empty(t, asked.keys, "%q", token)
+		require.Equal(t, []string{"reject malformed", "load none"}, site.events.outcomes(), "%q", token)
+	}
+
+	// Of many cookies of the same name four are tried, on one line or on several.
+	var line []string
+	for range 50 {
+		line = append(line, "session="+sessions.NewToken())
+	}
+	r := site.browser().raw(noop, strings.Join(line, "; "))
+	require.Equal(t, http.StatusOK, r.status)
+	require.Len(t, asked.keys, 4)
+	asked.keys = nil
+	site.browser().raw(noop, line...)
+	require.Len(t, asked.keys, 4)
+	for _, key := range asked.keys {
+		require.NotContains(t, strings.Join(line, ";"), strings.TrimPrefix(key, "session:"), "the key is a hash")
+	}
+}
+
+func TestP13_BadInputHeals(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		site := newSite(t, store)
+		good := site.browser()
+		good.set("user", 42)
+		token := good.cookie()
+		destroyed := site.browser()
+		destroyed.set("user", 1)
+		gone := destroyed.cookie()
+		destroyed.use(func(s sessions.Session) { s.Destroy() })
+		renewed := site.browser()
+		renewed.set("user", 1)
+		revoked := renewed.cookie()
+		renewed.use(func(s sessions.Session) { s.Renew() })
+
+		bad := map[string]string{
+			"truncated": token[:len(token)-4],
+			"longer":    token + "AAAA",
+			"oversized": strings.Repeat("A", 9000),
+			"empty":     "",
+			"unknown":   sessions.NewToken(),
+			"changed":   flipCase(token),
+			"quote":     `"`,
+			"binary":    "\x80\xff\xfe",
+		}
+		want := map[string]sessions.Outcome{
+			"truncated": sessions.OutcomeTampered, "longer": sessions.OutcomeTampered, "oversized": sessions.OutcomeMalformed,
+			"empty": sessions.OutcomeMalformed, "unknown": sessions.OutcomeTampered, "changed": sessions.OutcomeTampered,
+			"quote": sessions.OutcomeTampered, "binary": sessions.OutcomeTampered,
+		}
+		if sc.server {
+			bad["destroyed"], bad["revoked"] = gone, revoked
+			want["truncated"], want["longer"], want["unknown"] = sessions.OutcomeMalformed, sessions.OutcomeMalformed, sessions.OutcomeUnknown
+			want["quote"], want["binary"] = sessions.OutcomeMalformed, sessions.OutcomeMalformed
+			want["changed"] = ""
+			want["destroyed"], want["revoked"] = sessions.OutcomeUnknown, sessions.OutcomeRevoked
+		}
+		for name, value := range bad {
+			t.Run(name, func(t *testing.T) {
+				check := func(user int, lines ...string) {
+					t.Helper()
+					site.events.reset()
+					r := site.browser().raw(func(s sessions.Session) {
+						n, _ := sessions.NewKey[int]("user").Get(s)
+						require.Equal(t, user, n)
+						require.Equal(t, user == 0, s.IsNew())
+					}, lines...)
+					require.Equal(t, http.StatusOK, r.status)
+					require.Empty(t, r.header.Values("Set-Cookie"))
+				}
+				reason := func(n int) {
+					t.Helper()
+					if want[name] != "" {
+						require.Len(t, site.events.with(want[name]), n, site.events.outcomes())
+					}
+				}
+				check(0, "session="+value)
+				reason(1)
+				check(42, "session="+value+"; session="+token)
+				reason(1)
+				check(42, "session="+token+"; session="+value)
+				reason(0)
+				check(42, "session="+value, "other=1; session="+token)
+				check(42, "session="+value+"; session="+value+"; session="+value+"; session="+token)
+				check(0, "session="+value+"; session="+value)
+
+				// The next write heals: the loop ends.
+				b := site.browser().hold("")
+				b.header["Cookie"] = []string{"session=" + value}
+				r := b.set("user", 7)
+				require.NotEqual(t, value, r.setCookie("session").Value)
+				delete(b.header, "Cookie")
+				require.Equal(t, "7", b.get("user"))
+			})
+		}
+	})
+}
+
+// flipCase changes one letter in the middle.
+func flipCase(s string) string {
+	b := []byte(s)
+	for i := len(b) / 2; ; i++ {
+		if b[i] >= 'a' && b[i] <= 'z' || b[i] >= 'A' && b[i] <= 'Z' {
+			b[i] ^= ' '
+			return string(b)
+		}
+	}
+}
+
+func TestP14_OutageIsNotALogout(t *testing.T) {
+	srv := redistest.Start(t)
+	site := newSite(t, redisStoreOver(t, srv.Client(t)))
+	b := site.browser()
+	b.set("user", 42)
+	token := b.cookie()
+	srv.Stop()
+	called := false
+	r := b.do(func(w http.ResponseWriter, r *http.Request) {
+		s, err := sessions.Get(r.Context())
+		require.Error(t, err)
+		require.NotErrorIs(t, err, sessions.ErrNotFound)
+		require.Nil(t, s)
+		called = true
+		http.Error(w, "try again", http.StatusServiceUnavailable)
+	})
+	require.True(t, called)
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Equal(t, "try again\n", r.body, "the handler's own answer")
+	require.Empty(t, r.header.Values("Set-Cookie"))
+	require.Equal(t, token, b.cookie())
+	require.Len(t, site.events.with(sessions.OutcomeError), 1)
+	require.NotContains(t, site.log.String(), token)
+
+	r = site.browser().use(func(s sessions.Session) { require.True(t, s.IsNew()) })
+	require.Equal(t, http.StatusOK, r.status, "who has no cookie needs no store")
+}
+
+func TestP14_EveryOperationThatFails(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		b := site.browser()
+		b.set("user", 42)
+		token := b.cookie()
+		for _, c := range []struct {
+			op  []string
+			use func(sessions.Session)
+		}{
+			{[]string{"load"}, noop},
+			{[]string{"save"}, func(s sessions.Session) { _ = s.Set("user", 43) }},
+			{[]string{"save"}, func(s sessions.Session) { s.Renew() }},
+			{[]string{"save", "delete"}, func(s sessions.Session) { s.Destroy() }},
+			{[]string{"save", "delete"}, func(s sessions.Session) { s.Destroy(); _ = s.Set("user", 1) }},
+		} {
+			site.events.reset()
+			spy.fail(c.op...)
+			r := b.try(c.use)
+			spy.fail()
+			require.Equal(t, http.StatusServiceUnavailable, r.status, c.op)
+			require.Empty(t, r.header.Values("Set-Cookie"), c.op)
+			require.Len(t, site.events.with(sessions.OutcomeError), 1, c.op)
+			require.Equal(t, token, b.cookie())
+			require.Equal(t, "42", b.get("user"))
+		}
+		// A second cookie is no way around an outage.
+		spy.fail("load")
+		r := b.raw(noop, "session="+token+"; session="+token)
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+	})
+}
+
+func TestWrapTwice(t *testing.T) {
+	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+	site := newSite(t, spy)
+	site.handler = site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s := session(t, r)
+		_ = s.Set("outer", true)
+		site.mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if session(t, r) != s {
+				t.Error("two sessions in one request")
+			}
+			_ = s.Set("inner", true)
+			_, _ = w.Write([]byte("page"))
+		})).ServeHTTP(w, r)
+	}))
+	eachProto(t, func(t *testing.T, proto string) {
+		v := serve(t, site, proto)
+		spy.reset()
+		got := v.run(func(http.ResponseWriter, *http.Request) {})
+		require.NoError(t, got.err)
+		require.Len(t, got.header.Values("Set-Cookie"), 1)
+		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+		require.EqualValues(t, 1, spy.saves.Load())
+	})
+}
+
+func TestTwoManagers(t *testing.T) {
+	first, second := &spyStore{Store: sessiontest.NewMemoryStore()}, &spyStore{Store: sessiontest.NewMemoryStore()}
+	outer := newSite(t, first, func(cfg *sessions.Config) { cfg.Cookie.Name = "outer" })
+	inner := newSite(t, second, func(cfg *sessions.Config) { cfg.Cookie.Name = "inner" })
+	inner.handler = outer.mgr.Wrap(inner.handler)
+	eachProto(t, func(t *testing.T, proto string) {
+		v := serve(t, inner, proto)
+		both := func(r *http.Request) (o, i sessions.Session) {
+			o, err := outer.mgr.Get(r.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			i, err = inner.mgr.Get(r.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			if s, err := sessions.Get(r.Context()); err != nil || s != i || s == o {
+				t.Errorf("Get is not the innermost: %v", err)
+			}
+			return o, i
+		}
+		got := v.run(func(w http.ResponseWriter, r *http.Request) {
+			o, i := both(r)
+			_, _ = o.Set("who", "outer"), i.Set("who", "inner")
+			_, _ = w.Write([]byte("page"))
+		})
+		require.NoError(t, got.err)
+		require.Len(t, got.header.Values("Set-Cookie"), 2)
+		require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
+		require.NotEmpty(t, v.cookieNamed("outer"))
+		require.NotEmpty(t, v.cookieNamed("inner"))
+		v.run(func(_ http.ResponseWriter, r *http.Request) {
+			o, i := both(r)
+			if a, b := value(t, o, "who"), value(t, i, "who"); a != `"outer"` || b != `"inner"` {
+				t.Errorf("%s and %s", a, b)
+			}
+		})
+
+		// Only one of them is used.
+		first.reset()
+		second.reset()
+		v.run(func(_ http.ResponseWriter, r *http.Request) { _, _ = outer.mgr.Get(r.Context()) })
+		require.EqualValues(t, 1, first.calls())
+		require.Zero(t, second.calls())
+
+		// One fails: its ErrorHandler answers, without the cookie of either.
+		for _, broken := range []*spyStore{first, second} {
+			broken.fail("save")
+			got := v.run(func(w http.ResponseWriter, r *http.Request) {
+				o, i := both(r)
+				if broken == first {
+					o, i = i, o
+				}
+				_ = o.Set("n", 1)
+				i.Renew()
+				w.Header().Set("X-Handler", "1")
+				if _, err := w.Write([]byte("page")); !errors.Is(err, errStore) {
+					t.Errorf("Write returned %v", err)
+				}
+			})
+			broken.fail()
+			require.NoError(t, got.err)
+			require.Equal(t, 503, got.status)
+			require.NotContains(t, got.header, "X-Handler")
+			require.NotContains(t, got.body, "page")
+			require.NotContains(t, got.header, "Set-Cookie")
+		}
+	})
+}
+
+func TestGet_outside(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	other := newSite(t, sessiontest.NewMemoryStore())
+	_, err := sessions.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	_, err = site.mgr.Get(context.Background())
+	require.ErrorIs(t, err, sessions.ErrNoMiddleware)
+	site.browser().do(func(_ http.ResponseWriter, r *http.Request) {
+		_, err := other.mgr.Get(r.Context())
+		if !errors.Is(err, sessions.ErrNoMiddleware) {
+			t.Errorf("Get of a manager that is not there: %v", err)
+		}
+	})
+}
+
+type contextValue struct{}
+
+// What handlers do to the request's context on the way does not lose the session, and its values stay.
+func TestDerivedContexts(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	next := site.handler
+	site.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextValue{}, "outside")))
+	})
+	v := serve(t, site, "h1")
+	got := v.run(func(w http.ResponseWriter, r *http.Request) {
+		s := session(t, r)
+		ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), requestValue{}, "inside"), time.Minute)
+		defer cancel()
+		for _, derived := range []context.Context{ctx, context.WithoutCancel(ctx), r.Clone(ctx).Context()} {
+			if got, err := sessions.Get(derived); err != nil || got != s {
+				t.Errorf("Get: %v", err)
+			}
+			if derived.Value(requestValue{}) != "inside" || derived.Value(contextValue{}) != "outside" || derived.Value(http.ServerContextKey) == nil {
+				t.Error("a value is lost")
+			}
+		}
+		cancel()
+		if ctx.Err() == nil || r.Context().Err() != nil {
+			t.Error("cancel goes down, and not up")
+		}
+		_ = s.Set("n", 1)
+	})
+	require.NoError(t, got.err)
+	require.Equal(t, "1", v.get("n"))
+}
+
+// An answer cut short by the caller's own context is no answer: the next Get asks again.
+func TestGet_afterACancelledContext(t *testing.T) {
+	site := newSite(t, sessiontest.NewMemoryStore())
+	v := serve(t, site, "h1")
+	v.set("n", 1)
+	got := v.run(func(_ http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		cancel()
+		if _, err := sessions.Get(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("Get: %v", err)
+		}
+		if value(t, session(t, r), "n") != "1" {
+			t.Error("the session is lost")
+		}
+	})
+	require.NoError(t, got.err)
+}
+
+func TestBehaviour02_ReadOnlyIsOneLoad(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		b := newSite(t, spy).browser()
+		b.set("user", 42)
+		spy.reset()
+		r := b.use(func(s sessions.Session) {
+			require.Equal(t, "42", value(t, s, "user"))
+			require.Equal(t, "42", value(t, s, "user"))
+			require.False(t, s.IsNew())
+		})
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.EqualValues(t, 1, spy.loads.Load())
+		require.Zero(t, spy.writes())
+	})
+}
+
+func TestBehaviour03_UnknownTokenIsNotAdopted(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		spy := &spyStore{Store: store}
+		site := newSite(t, spy)
+		theirs := sessions.NewToken()
+		b := site.browser().hold(theirs)
+		r := b.use(func(s sessions.Session) { require.True(t, s.IsNew()) })
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Zero(t, spy.writes())
+		require.Len(t, site.events.with(sessions.OutcomeUnknown), 1)
+
+		b.set("user", 1)
+		require.NotEqual(t, theirs, b.cookie())
+		require.Equal(t, "1", b.get("user"))
+		_, err := store.Load(context.Background(), "session", theirs)
+		require.ErrorIs(t, err, sessions.ErrNotFound)
+	})
+}
+
+func TestBehaviour04_ImpossibleTokenIsNotAskedFor(t *testing.T) {
+	// The server itself counts what it is asked.
+	srv := redistest.Start(t)
+	rdb := srv.Client(t)
+	checkTTLs(t, rdb)
+	b := newSite(t, redisStoreOver(t, rdb)).browser()
+	ctx := context.Background()
+	require.NoError(t, rdb.ConfigResetStat(ctx).Err())
+	for _, token := range impossibleTokens {
+		r := b.raw(func(s sessions.Session) { require.True(t, s.IsNew()) }, "session="+token)
+		require.Equal(t, http.StatusOK, r.status)
+	}
+	stats, err := rdb.Info(ctx, "commandstats").Result()
+	require.NoError(t, err)
+	require.NotContains(t, stats, "cmdstat_get:")
+	require.NotContains(t, stats, "cmdstat_set:")
+}
+
+// impossibleTokens are values that cannot be one of our tokens, whatever the store.
+var impossibleTokens = []string{
+	"",
+	"short",
+	strings.Repeat("A", 21),
+	strings.Repeat("A", 23),
+	strings.Repeat("A", 21) + "B",  // the last character has bits that no encoder sets
+	strings.Repeat("A", 21) + "!",  // outside the alphabet
+	strings.Repeat("A", 21) + "+",  // of the other base64 alphabet
+	strings.Repeat("A", 20) + "==", // padded
+	strings.Repeat("A", 21) + "\n",
+	strings.Repeat("A", 11) + "\r\n" + strings.Repeat("A", 11),
+	strings.Repeat("A", 21) + "\x00",
+	strings.Repeat("A", 21) + "\xff",
+	"ÄÄÄÄÄÄÄÄÄÄÄ", // 22 bytes
+	strings.Repeat("A", 10<<10),
+}
+
+// Too long a cookie is refused before anything is decoded, and a good one behind it still counts.
+func TestP13_AnOversizedCookieBesideAGoodOne(t *testing.T) {
+	s := newSite(t, cookieStoreWith(t, secretA))
+	b := s.browser()
+	b.set("k", 1)
+	var got string
+	r := b.raw(func(s sessions.Session) { got = value(t, s, "k") }, "session="+strings.Repeat("A", 5000), "session="+b.cookie())
+	require.Equal(t, http.StatusOK, r.status)
+	require.Equal(t, "1", got)
+	require.Len(t, s.events.with(sessions.OutcomeMalformed), 1)
+}
+
+func TestP16_WrapNil(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore()})
+	require.NoError(t, err)
+	for _, h := range []http.Handler{nil, http.HandlerFunc(nil), (*http.ServeMux)(nil)} {
+		require.Panics(t, func() { mgr.Wrap(h) })
+	}
+}

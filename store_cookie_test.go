@@ -1,0 +1,163 @@
+package sessions_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
+)
+
+func TestBehaviour18_ExpiredSealedCookieReplayed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		site := newSite(t, cookieStore.make(t), func(c *sessions.Config) { c.IdleTimeout = time.Hour })
+		b := site.browser()
+		b.use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(0, true)
+		})
+		old := b.cookie()
+		time.Sleep(time.Hour)
+		require.Empty(t, b.cookie(), "Max-Age has passed")
+		r := b.raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session="+old)
+		require.Equal(t, http.StatusOK, r.status)
+		require.Len(t, site.events.with(sessions.OutcomeExpired), 1)
+	})
+}
+
+func TestBehaviour24_FlippedBit(t *testing.T) {
+	site := newSite(t, cookieStore.make(t))
+	b := site.browser()
+	b.set("user", 42)
+	text := b.cookie()
+	sealed, err := base64.URLEncoding.DecodeString(text)
+	require.NoError(t, err)
+	for i := range sealed {
+		site.events.reset()
+		flipped := append([]byte(nil), sealed...)
+		flipped[i] ^= 1 << (i % 8)
+		r := b.raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session="+base64.URLEncoding.EncodeToString(flipped))
+		require.Equal(t, http.StatusOK, r.status)
+		require.Equal(t, []string{"reject tampered", "load none"}, site.events.outcomes(), i)
+	}
+	for i := range text { // and in the text, where other values may decode to the same bytes
+		for _, c := range []byte{'A', 'B', '-', '_', '=', ' ', '+'} {
+			if text[i] == c {
+				continue
+			}
+			r := b.raw(func(s sessions.Session) { require.Empty(t, keys(s), i) }, "session="+text[:i]+string(c)+text[i+1:])
+			require.Equal(t, http.StatusOK, r.status)
+		}
+	}
+}
+
+func TestBehaviour25_SealedForAnotherName(t *testing.T) {
+	store := cookieStore.make(t)
+	other := newSite(t, store, func(c *sessions.Config) { c.Cookie.Name = "other" }).browser()
+	other.set("admin", true)
+	site := newSite(t, store)
+	r := site.browser().raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session="+other.cookieNamed("other"))
+	require.Equal(t, http.StatusOK, r.status)
+	require.Len(t, site.events.with(sessions.OutcomeTampered), 1)
+}
+
+// sizedCodec seals into a text of a given length, and keeps the record.
+type sizedCodec struct {
+	length int
+	mu     sync.Mutex
+	plain  map[string][]byte
+}
+
+func (c *sizedCodec) Seal(name string, plain []byte) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.plain == nil {
+		c.plain = map[string][]byte{}
+	}
+	text := fmt.Sprintf("%0*d", c.length, len(c.plain))
+	c.plain[text] = bytes.Clone(plain)
+	return text, nil
+}
+
+func (c *sizedCodec) Open(_, sealed string) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if plain, ok := c.plain[sealed]; ok {
+		return plain, nil
+	}
+	return nil, errors.New("unknown")
+}
+
+func TestP13_FourKilobytes(t *testing.T) {
+	ctx := t.Context()
+	for _, name := range []string{"session", "__Host-a-much-longer-name-for-the-same-thing"} {
+		codec := &sizedCodec{length: 4096 - len(name)}
+		store := storeOver(t, codec)
+		token, err := store.Save(ctx, name, hourRecord(), 0)
+		require.NoError(t, err)
+		require.Equal(t, 4096, len(name)+len(token))
+		_, err = store.Load(ctx, name, token)
+		require.NoError(t, err)
+
+		codec.length++
+		_, err = store.Save(ctx, name, hourRecord(), 0)
+		require.ErrorIs(t, err, sessions.ErrTooLarge)
+		require.ErrorContains(t, err, "4097")
+		require.ErrorContains(t, err, "4096")
+
+		// A browser would not have kept it, so it is not from us: the codec is not asked.
+		tooLong, _ := codec.Seal(name, codec.plain[token])
+		requireOutcome(t, sessions.OutcomeMalformed, store, name, tooLong)
+	}
+
+	// The same through the middleware: nothing is sent but the error page, and the old cookie stays.
+	s := newSite(t, cookieStoreWith(t, secretA))
+	b := s.browser()
+	b.set("k", "small")
+	before := b.cookie()
+	r := b.try(func(s sessions.Session) { _ = s.Set("big", strings.Repeat("x", 4096)) })
+	require.Equal(t, http.StatusServiceUnavailable, r.status)
+	require.Empty(t, r.header["Set-Cookie"])
+	require.Equal(t, before, b.cookie())
+	require.Equal(t, `"small"`, b.get("k"))
+	require.Len(t, s.events.with(sessions.OutcomeTooLarge), 1)
+	require.Len(t, s.log.lines("does not fit a cookie"), 1)
+
+	// The largest value that fits does, and comes back.
+	fits := 0
+	for low, high := 0, 4096; low < high; {
+		n := (low + high + 1) / 2
+		if b.try(func(s sessions.Session) { _ = s.Set("big", strings.Repeat("x", n)) }).status == http.StatusOK {
+			low, fits = n, n
+		} else {
+			high = n - 1
+		}
+	}
+	require.Greater(t, fits, 2000, "what is left of 4096 bytes after base64 twice")
+	require.Equal(t, `"`+strings.Repeat("x", fits)+`"`, b.get("big"))
+}
+
+func TestP16_CookieStore(t *testing.T) {
+	good, err := sessions.NewSecureCookieCodec(secretA)
+	require.NoError(t, err)
+	for name, codec := range map[string]sessions.Codec{
+		"nil":             nil,
+		"list of nil":     sessions.Codecs(nil),
+		"list with a nil": sessions.Codecs(good, nil),
+		"first is nil":    sessions.Codecs(nil, good),
+		"deeper":          sessions.Codecs(good, sessions.Codecs(good, nil)),
+	} {
+		store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+		require.Nil(t, store, name)
+		require.Equal(t, []string{"Codec"}, configFields(t, err), name)
+	}
+}
