@@ -394,7 +394,7 @@ func TestP13_CodecsChange(t *testing.T) {
 	}
 }
 
-func TestBehaviour26_SecretsRotate(t *testing.T) {
+func TestP13_SecretsRotate_B26(t *testing.T) {
 	oldSite := newSite(t, cookieStoreWith(t, secretA))
 	b := oldSite.browser()
 	b.set("user", 42)
@@ -413,7 +413,7 @@ func TestBehaviour26_SecretsRotate(t *testing.T) {
 	require.Equal(t, "", oldSite.browser().hold(second).get("user"))
 }
 
-func TestBehaviour27_BadSecrets(t *testing.T) {
+func TestP16_BadSecrets_B27(t *testing.T) {
 	short := []byte("only thirty-one bytes of secret")
 	require.Len(t, short, 31)
 	for _, c := range []struct {

@@ -894,7 +894,7 @@ func TestP18_UpdatePanicsInTheCommit(t *testing.T) {
 	require.Equal(t, "1", v.get("m"))
 }
 
-func TestBehaviour28_CookieOnTheFinalResponse(t *testing.T) {
+func TestP04_CookieOnTheFinalResponse_B28(t *testing.T) {
 	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		eachProto(t, func(t *testing.T, proto string) {
 			v := serve(t, newSite(t, store), proto)
@@ -934,7 +934,7 @@ func TestBehaviour28_CookieOnTheFinalResponse(t *testing.T) {
 	})
 }
 
-func TestBehaviour29_StoreFailsAtCommit(t *testing.T) {
+func TestP05_StoreFailsAtCommit_B29(t *testing.T) {
 	eachProto(t, func(t *testing.T, proto string) {
 		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
 		v := serve(t, newSite(t, spy), proto)
@@ -954,7 +954,7 @@ func TestBehaviour29_StoreFailsAtCommit(t *testing.T) {
 	})
 }
 
-func TestBehaviour30_ChangeAfterTheFirstByte(t *testing.T) {
+func TestP06_ChangeAfterTheFirstByte_B30(t *testing.T) {
 	const tooLate = "commit too_late"
 	eachRealStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
 		spy := &spyStore{Store: store}
@@ -1072,7 +1072,7 @@ func TestBehaviour30_ChangeAfterTheFirstByte(t *testing.T) {
 }
 
 // Renewed in time and changed late; destroyed in time and filled late; destroyed late after an early change.
-func TestBehaviour30_MixedOrders(t *testing.T) {
+func TestP06_MixedOrders_B30(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		site := newSite(t, store)
 		v := serve(t, site, "h1")
@@ -1122,7 +1122,7 @@ func TestBehaviour30_MixedOrders(t *testing.T) {
 }
 
 // A late commit that fails can only be reported.
-func TestBehaviour30_LateCommitFails(t *testing.T) {
+func TestP06_LateCommitFails_B30(t *testing.T) {
 	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
 	site := newSite(t, spy)
 	v := serve(t, site, "h1")
@@ -1141,7 +1141,7 @@ func TestBehaviour30_LateCommitFails(t *testing.T) {
 	require.Empty(t, v.log.String())
 }
 
-func TestBehaviour31_ClientDisconnects(t *testing.T) {
+func TestP06_ClientDisconnects_B31(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		site := newSite(t, store)
 		ends := noteEnds(site)
@@ -1164,7 +1164,7 @@ func TestBehaviour31_ClientDisconnects(t *testing.T) {
 	})
 }
 
-func TestBehaviour32_TheHandlersOwnCookies(t *testing.T) {
+func TestP04_TheHandlersOwnCookies_B32(t *testing.T) {
 	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		site := newSite(t, store)
 		outside(site, http.Header{"Set-Cookie": {"outer=1"}})
@@ -1199,7 +1199,7 @@ func TestBehaviour32_TheHandlersOwnCookies(t *testing.T) {
 	})
 }
 
-func TestBehaviour33_HandlerPanics(t *testing.T) {
+func TestP18_HandlerPanics_B33(t *testing.T) {
 	eachRealStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		site := newSite(t, spy)
@@ -1751,7 +1751,7 @@ func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
 	})
 }
 
-func TestBehaviour01_AnonymousReadLeavesNothing(t *testing.T) {
+func TestP03_AnonymousReadLeavesNothing_B01(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		b := newSite(t, spy).browser()
@@ -1768,7 +1768,7 @@ func TestBehaviour01_AnonymousReadLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestBehaviour05_DestroyedThenReplayed(t *testing.T) {
+func TestP08_DestroyedThenReplayed_B05(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		b := newSite(t, store).browser()
 		b.set("user", 42)
@@ -1784,7 +1784,7 @@ func TestBehaviour05_DestroyedThenReplayed(t *testing.T) {
 	})
 }
 
-func TestBehaviour06_DestroyWithoutCookie(t *testing.T) {
+func TestP03_DestroyWithoutCookie_B06(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		b := newSite(t, spy).browser()
@@ -1794,7 +1794,7 @@ func TestBehaviour06_DestroyWithoutCookie(t *testing.T) {
 	})
 }
 
-func TestBehaviour07_EmptySessionPersists(t *testing.T) {
+func TestP03_EmptySessionPersists_B07(t *testing.T) {
 	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
 		b := newSite(t, store).browser()
 		b.set("flash", "hello")
@@ -1811,7 +1811,7 @@ func TestBehaviour07_EmptySessionPersists(t *testing.T) {
 	})
 }
 
-func TestBehaviour08_RenewKeepsDataAndKillsTheOldToken(t *testing.T) {
+func TestP08_RenewKeepsDataAndKillsTheOldToken_B08(t *testing.T) {
 	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
 		site := newSite(t, store)
 		b := site.browser()
@@ -1838,7 +1838,7 @@ func TestBehaviour08_RenewKeepsDataAndKillsTheOldToken(t *testing.T) {
 	})
 }
 
-func TestBehaviour09_RenewIsTheFirstUse(t *testing.T) {
+func TestP08_RenewIsTheFirstUse_B09(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		b := newSite(t, store).browser()
 		b.set("user", 42)
@@ -1849,7 +1849,7 @@ func TestBehaviour09_RenewIsTheFirstUse(t *testing.T) {
 	})
 }
 
-func TestBehaviour10_DestroyBeatsASlowWriter(t *testing.T) {
+func TestP08_DestroyBeatsASlowWriter_B10(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		site := newSite(t, store)
 		b := site.browser()
@@ -1871,7 +1871,7 @@ func TestBehaviour10_DestroyBeatsASlowWriter(t *testing.T) {
 	})
 }
 
-func TestBehaviour11_ParallelWritesToDifferentKeys(t *testing.T) {
+func TestP07_ParallelWritesToDifferentKeys_B11(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		for _, inner := range []bool{false, true} { // who commits first
 			b := newSite(t, store).browser()
@@ -1890,7 +1890,7 @@ func TestBehaviour11_ParallelWritesToDifferentKeys(t *testing.T) {
 	})
 }
 
-func TestBehaviour12_ReaderDoesNotUndoAWrite(t *testing.T) {
+func TestP07_ReaderDoesNotUndoAWrite_B12(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		b := newSite(t, store).browser()
 		b.set("x", 1)
@@ -1902,7 +1902,7 @@ func TestBehaviour12_ReaderDoesNotUndoAWrite(t *testing.T) {
 	})
 }
 
-func TestBehaviour13_HundredIncrements(t *testing.T) {
+func TestP07_HundredIncrements_B13(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		site := newSite(t, store)
 		b := site.overNetwork()
@@ -1933,7 +1933,7 @@ func TestBehaviour13_HundredIncrements(t *testing.T) {
 	})
 }
 
-func TestBehaviour14_RenewBesideAnOldRequest(t *testing.T) {
+func TestP08_RenewBesideAnOldRequest_B14(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		for _, late := range []string{"reads", "writes", "renews"} {
 			t.Run(late, func(t *testing.T) {
@@ -1964,7 +1964,7 @@ func TestBehaviour14_RenewBesideAnOldRequest(t *testing.T) {
 }
 
 // A parallel write between the two steps of a renewal goes along to the new token.
-func TestBehaviour14_RenewTakesAParallelWriteAlong(t *testing.T) {
+func TestP07_RenewTakesAParallelWriteAlong_B14(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		b := newSite(t, spy).browser()
@@ -1989,7 +1989,7 @@ func TestBehaviour14_RenewTakesAParallelWriteAlong(t *testing.T) {
 	})
 }
 
-func TestBehaviour16_IdleTimeoutSlides(t *testing.T) {
+func TestP03_IdleTimeoutSlides_B16(t *testing.T) {
 	for _, sc := range []storeCase{memoryStore, cookieStore} {
 		t.Run(sc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"handover.example/sessions"
 )
 
-func TestBehaviour20_DefaultAttributes(t *testing.T) {
+func TestP12_DefaultAttributes_B20(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		b := newSite(t, store).browser()
 		r := b.set("user", 42)
@@ -20,7 +20,7 @@ func TestBehaviour20_DefaultAttributes(t *testing.T) {
 	})
 }
 
-func TestBehaviour23_SameSiteNoneIsSecure(t *testing.T) {
+func TestP12_SameSiteNoneIsSecure_B23(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		site := newSite(t, store, func(c *sessions.Config) { c.Cookie.SameSite = http.SameSiteNoneMode })
 		b := site.browser()

@@ -539,7 +539,7 @@ func TestGet_afterACancelledContext(t *testing.T) {
 	require.NoError(t, got.err)
 }
 
-func TestBehaviour02_ReadOnlyIsOneLoad(t *testing.T) {
+func TestP02_ReadOnlyIsOneLoad_B02(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		b := newSite(t, spy).browser()
@@ -556,7 +556,7 @@ func TestBehaviour02_ReadOnlyIsOneLoad(t *testing.T) {
 	})
 }
 
-func TestBehaviour03_UnknownTokenIsNotAdopted(t *testing.T) {
+func TestP10_UnknownTokenIsNotAdopted_B03(t *testing.T) {
 	eachServerStore(t, func(t *testing.T, store sessions.Store) {
 		spy := &spyStore{Store: store}
 		site := newSite(t, spy)
@@ -575,7 +575,7 @@ func TestBehaviour03_UnknownTokenIsNotAdopted(t *testing.T) {
 	})
 }
 
-func TestBehaviour04_ImpossibleTokenIsNotAskedFor(t *testing.T) {
+func TestP10_ImpossibleTokenIsNotAskedFor_B04(t *testing.T) {
 	// The server itself counts what it is asked.
 	srv := redistest.Start(t)
 	rdb := srv.Client(t)

@@ -100,7 +100,7 @@ func TestReadmeCode(t *testing.T) {
 func TestReadmeLinks(t *testing.T) {
 	notInAnchor := regexp.MustCompile(`[^a-z0-9 -]`)
 	links := 0
-	for _, name := range append([]string{"CHANGELOG.md", "SECURITY.md"}, docs...) {
+	for _, name := range append([]string{"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md"}, docs...) {
 		page, err := os.ReadFile(name)
 		require.NoError(t, err)
 		for _, link := range regexp.MustCompile(`\]\(([^)\s"]+)\)`).FindAllStringSubmatch(string(page), -1) {
@@ -161,4 +161,22 @@ func TestReadmePromises(t *testing.T) {
 	for _, p := range patterns {
 		require.True(t, strings.Contains(tests.String(), "func "+p[1]+"_"), "%s: the README names it, and there is none", p[1])
 	}
+}
+
+// The 33 cases that any session library must pass are tested under the promises. The names end in their numbers.
+func TestBehaviours_AreAllTested(t *testing.T) {
+	names, err := filepath.Glob("*_test.go")
+	require.NoError(t, err)
+	tested := map[string]bool{}
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		for _, test := range regexp.MustCompile(`(?m)^func TestP\d\d_\w+_B(\d\d)\(t \*testing\.T\)`).FindAllSubmatch(text, -1) {
+			tested[string(test[1])] = true
+		}
+	}
+	for n := 1; n <= 33; n++ {
+		require.True(t, tested[fmt.Sprintf("%02d", n)], "no test of case %d", n)
+	}
+	require.Len(t, tested, 33)
 }

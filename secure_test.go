@@ -412,7 +412,7 @@ func TestP12_NeverSecureMeansNever(t *testing.T) {
 	require.False(t, b.use(func(s sessions.Session) { s.Destroy() }).setCookie("session").Secure)
 }
 
-func TestBehaviour21_SecureAlwaysOverHTTP(t *testing.T) {
+func TestP12_SecureAlwaysOverHTTP_B21(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		site := newSite(t, store, func(c *sessions.Config) { c.Secure = sessions.SecureAlways })
 		r := site.browser().set("user", 42)
@@ -422,7 +422,7 @@ func TestBehaviour21_SecureAlwaysOverHTTP(t *testing.T) {
 	})
 }
 
-func TestBehaviour22_TrustedProxy(t *testing.T) {
+func TestP12_TrustedProxy_B22(t *testing.T) {
 	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
 		for _, c := range []struct {
 			peer, header string

@@ -905,7 +905,7 @@ func TestUpdateInManyGoroutines(t *testing.T) {
 	require.Equal(t, "200", b.get("count"))
 }
 
-func TestBehaviour17_AbsoluteDeadline(t *testing.T) {
+func TestP03_AbsoluteDeadline_B17(t *testing.T) {
 	for _, sc := range []storeCase{memoryStore, cookieStore} {
 		t.Run(sc.name, func(t *testing.T) {
 			for _, step := range []time.Duration{time.Minute, 5 * time.Minute, 7 * time.Minute, 11*time.Minute + time.Second} {
@@ -933,7 +933,7 @@ func TestBehaviour17_AbsoluteDeadline(t *testing.T) {
 	}
 }
 
-func TestBehaviour19_OwnLifetime(t *testing.T) {
+func TestP03_OwnLifetime_B19(t *testing.T) {
 	for _, sc := range []storeCase{memoryStore, cookieStore} {
 		t.Run(sc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

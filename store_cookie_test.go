@@ -17,7 +17,7 @@ import (
 	"handover.example/sessions"
 )
 
-func TestBehaviour18_ExpiredSealedCookieReplayed(t *testing.T) {
+func TestP13_ExpiredSealedCookieReplayed_B18(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		site := newSite(t, cookieStore.make(t), func(c *sessions.Config) { c.IdleTimeout = time.Hour })
 		b := site.browser()
@@ -34,7 +34,7 @@ func TestBehaviour18_ExpiredSealedCookieReplayed(t *testing.T) {
 	})
 }
 
-func TestBehaviour24_FlippedBit(t *testing.T) {
+func TestP13_FlippedBit_B24(t *testing.T) {
 	site := newSite(t, cookieStore.make(t))
 	b := site.browser()
 	b.set("user", 42)
@@ -60,7 +60,7 @@ func TestBehaviour24_FlippedBit(t *testing.T) {
 	}
 }
 
-func TestBehaviour25_SealedForAnotherName(t *testing.T) {
+func TestP10_SealedForAnotherName_B25(t *testing.T) {
 	store := cookieStore.make(t)
 	other := newSite(t, store, func(c *sessions.Config) { c.Cookie.Name = "other" }).browser()
 	other.set("admin", true)

@@ -823,7 +823,7 @@ func TestP13_StoredGarbage(t *testing.T) {
 	}
 }
 
-func TestBehaviour15_EveryKeyHasATTL(t *testing.T) {
+func TestP09_EveryKeyHasATTL_B15(t *testing.T) {
 	// The check itself is in checkTTLs, at the end of every test on Redis. Here are the durations that tempt.
 	for _, c := range []struct {
 		name           string
@@ -873,7 +873,7 @@ func TestBehaviour15_EveryKeyHasATTL(t *testing.T) {
 	}
 }
 
-func TestBehaviour16_IdleTimeoutSlidesOnRedis(t *testing.T) {
+func TestP03_IdleTimeoutSlidesOnRedis_B16(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(t)
 	checkTTLs(t, rdb)
@@ -903,7 +903,7 @@ func TestBehaviour16_IdleTimeoutSlidesOnRedis(t *testing.T) {
 	require.Equal(t, "", b.get("user"))
 }
 
-func TestBehaviour17_NoTTLPastTheDeadline(t *testing.T) {
+func TestP09_NoTTLPastTheDeadline_B17(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(t)
 	checkTTLs(t, rdb)
@@ -923,7 +923,7 @@ func TestBehaviour17_NoTTLPastTheDeadline(t *testing.T) {
 }
 
 // The values are JSON that a person can read with redis-cli GET, and the token is nowhere in Redis.
-func TestBehaviour15_StoredFormIsReadable(t *testing.T) {
+func TestP11_StoredFormIsReadable_B15(t *testing.T) {
 	rdb := redistest.Start(t).Client(t)
 	checkTTLs(t, rdb)
 	b := newSite(t, redisStoreOver(t, rdb)).browser()
