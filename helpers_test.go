@@ -193,14 +193,6 @@ func (s *spyStore) Delete(ctx context.Context, name string, rec *sessions.Record
 	return s.Store.Delete(ctx, name, rec)
 }
 
-// MaxTTL passes on the limit of a Redis store.
-func (s *spyStore) MaxTTL() time.Duration {
-	if m, ok := s.Store.(interface{ MaxTTL() time.Duration }); ok {
-		return m.MaxTTL()
-	}
-	return 1<<63 - 1
-}
-
 // Events and log lines
 
 // eventRecorder keeps what Config.Observe was given.

@@ -35,9 +35,6 @@ func newReported(t *testing.T, old, new sessions.Store, phase sessions.Phase, ed
 	recordsMade.Store(0)
 	r := &reported{t: t, old: &spyStore{Store: old}, new: &spyStore{Store: new}}
 	cfg := sessions.DualStoreConfig{Old: r.old, New: r.new, Phase: phase}
-	if _, ok := old.(*sessions.CookieStore); ok {
-		cfg.Old = old // which is known by its type
-	}
 	for _, edit := range edits {
 		edit(&cfg)
 	}

@@ -27,8 +27,7 @@ import (
 	"handover.example/sessions/sessiontest"
 )
 
-// countingCodec counts what a CookieStore is asked: a DualStore knows a CookieStore by its type, so that nothing can be put
-// around it.
+// countingCodec counts what a CookieStore seals and opens: a Save and a Touch are one seal each, a Load is one open.
 type countingCodec struct {
 	sessions.Codec
 	seals, opens atomic.Int64
