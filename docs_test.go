@@ -2,6 +2,10 @@ package sessions_test
 
 import (
 	"context"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -38,7 +42,7 @@ func readPage(t *testing.T, name string) string {
 	return string(page)
 }
 
-// Whoever looks up an event finds it under the name that the library gives it, and a field under the name that it has.
+// The page names events and fields as the library does.
 func TestProxiesPage_Names(t *testing.T) {
 	page, source := readPage(t, proxiesPage), readPage(t, "event.go")
 	named := func(typ string) map[string]bool {
@@ -211,4 +215,69 @@ func TestProxiesPage_Links(t *testing.T) {
 		}
 		require.True(t, found, "%s: there is no such heading", link[1])
 	}
+}
+
+// unwanted are words that a reader stumbles over; CONTRIBUTING.md asks for plain English. A letter of each is in brackets,
+// so that this file has none of them.
+var unwanted = regexp.MustCompile(`(?i)\b(` + strings.ReplaceAll(strings.Join([]string{
+	"says? whethe[r]", // reports whether
+	"at han[d]",       // available
+	"entom[b]\\w*",    // write a tombstone
+	"passed ove[r]",   // ignored
+	"held to the limit[s]",
+	"mende[d]",              // fixed, repaired
+	"whoeve[r]",             // anyone who, or the name of the actor
+	"is ha[d]",              // exists
+	"(can|cannot) be ha[d]", // cannot get, cannot fetch
+}, "|"), " ", `[\s/]+`) + `)\b`)
+
+// The prose says "reports whether" and "returns", and does without some words.
+func TestProse(t *testing.T) {
+	files := 0
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && (name == "testdata" || name != "." && name[0] == '.'):
+			return filepath.SkipDir
+		case d.IsDir() || filepath.Ext(name) != ".go" && filepath.Ext(name) != ".md":
+			return nil
+		}
+		files++
+		text := readPage(t, path)
+		for _, at := range unwanted.FindAllStringIndex(text, -1) {
+			t.Errorf("%s:%d: %q", path, 1+strings.Count(text[:at[0]], "\n"), text[at[0]:at[1]])
+		}
+		if filepath.Ext(path) == ".go" {
+			requireReturns(t, path, text)
+		}
+		return nil
+	}))
+	require.Greater(t, files, 100)
+}
+
+// requireReturns fails if the comment of a function that returns something begins with its name and "gives".
+func requireReturns(t *testing.T, path, text string) {
+	set := token.NewFileSet()
+	file, err := parser.ParseFile(set, path, text, parser.ParseComments|parser.SkipObjectResolution)
+	require.NoError(t, err)
+	check := func(doc *ast.CommentGroup, name string, typ *ast.FuncType) {
+		if doc != nil && typ.Results != nil && strings.HasPrefix(doc.Text(), name+" gives ") {
+			t.Errorf("%v: %s returns", set.Position(doc.Pos()), name)
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.FuncDecl:
+			check(n.Doc, n.Name.Name, n.Type)
+		case *ast.InterfaceType:
+			for _, m := range n.Methods.List {
+				if typ, ok := m.Type.(*ast.FuncType); ok {
+					check(m.Doc, m.Names[0].Name, typ)
+				}
+			}
+		}
+		return true
+	})
 }

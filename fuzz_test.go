@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// seal gives a sealed text for any record text.
+// seal returns a sealed text for any record text.
 func seal(tb testing.TB, codec Codec, name, plain string) string {
 	tb.Helper()
 	sealed, err := codec.Seal(name, []byte(plain))
@@ -48,7 +48,7 @@ func requireSame(t *testing.T, want, got *Record) {
 	require.Equal(t, a, b)
 }
 
-// FuzzOpenSealed gives any bytes as the value of a cookie: to the codec, to the store, and through the whole middleware.
+// FuzzOpenSealed passes any bytes as the value of a cookie: to the codec, to the store, and through the whole middleware.
 func FuzzOpenSealed(f *testing.F) { fuzzOpen(f, testCookieStore(f).codec) }
 
 // FuzzOpenAEAD does the same with the other codec.
@@ -101,7 +101,7 @@ func fuzzOpen(f *testing.F, codec Codec) {
 	})
 }
 
-// FuzzSealedRecord gives any bytes as what was sealed.
+// FuzzSealedRecord passes any bytes as what was sealed.
 func FuzzSealedRecord(f *testing.F) {
 	store := testCookieStore(f)
 	for _, v := range loadVectors(f, "sealed") {
@@ -143,7 +143,7 @@ func FuzzSealedRecord(f *testing.F) {
 	})
 }
 
-// FuzzStoredRecord gives any bytes as what stands in Redis under the key of a session.
+// FuzzStoredRecord passes any bytes as the value of a session's key in Redis.
 func FuzzStoredRecord(f *testing.F) {
 	for _, v := range loadVectors(f, "stored") {
 		f.Add([]byte(v.body))
@@ -178,7 +178,7 @@ func FuzzStoredRecord(f *testing.F) {
 	})
 }
 
-// shallow says whether a text is nested less than encoding/json allows.
+// shallow reports whether a text is nested less than encoding/json allows.
 func shallow(text []byte) bool {
 	return bytes.Count(text, []byte("["))+bytes.Count(text, []byte("{")) < 10000
 }
@@ -286,7 +286,7 @@ func serve(t *testing.T, store Store, lines ...string) {
 	}
 }
 
-// FuzzCookieHeader gives any Cookie lines, as a client or another application under the same domain can make them.
+// FuzzCookieHeader passes any Cookie lines, as a client or another application under the same domain can make them.
 func FuzzCookieHeader(f *testing.F) {
 	store := testCookieStore(f)
 	for i, v := range loadVectors(f, "sealed") {

@@ -451,7 +451,7 @@ func sealedVectors(t *testing.T) []vector {
 	return append(sealedVectorsOf(t, ""), sealedVectorsOf(t, "aead")...)
 }
 
-// sealedVectorsOf gives those of one codec. What a record can hold is shown with the first one only: it is the same text.
+// sealedVectorsOf returns those of one codec. What a record can hold is shown with the first one only: it is the same text.
 func sealedVectorsOf(t *testing.T, codecName string) (all []vector) {
 	first := codecName == ""
 	one, two := goldenSecrets[:1], goldenSecrets[1:]

@@ -413,7 +413,7 @@ func (b *browser) use(fn func(s sessions.Session)) reply {
 	return r
 }
 
-// try is use for requests that may fail. A session that cannot be had is answered with 503 and the error.
+// try is use for requests that may fail. If the session cannot be loaded, the response is 503 with the error.
 func (b *browser) try(fn func(s sessions.Session)) reply {
 	return b.do(func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())

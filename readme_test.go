@@ -129,7 +129,7 @@ func TestReadmeLinks(t *testing.T) {
 	require.Greater(t, links, 5)
 }
 
-// Whoever finds an outcome in a log finds it in the README.
+// The README has every outcome that a log can have.
 func TestReadmeOutcomes(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)

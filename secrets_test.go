@@ -301,7 +301,7 @@ func TestLeakWatchIsLinear(t *testing.T) {
 	}
 }
 
-// canary gives a word that nothing else holds.
+// canary returns a word that nothing else holds.
 func canary(what string) string { return what + rand.Text()[:20] }
 
 // noisy is a value that cannot be encoded, and says why with what it holds.

@@ -164,7 +164,7 @@ func (s *session) ID() string {
 // Format prints only the ID: no token and no value gets into a log.
 func (s *session) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "session "+s.ID()) }
 
-// ensureToken gives a new session its token when it is first needed.
+// ensureToken makes the token of a new session when it is first needed.
 func (s *session) ensureToken() {
 	if s.rec.Token == "" {
 		s.rec.Token = NewToken()

@@ -637,7 +637,7 @@ func (d *DualStore) copyOf(rec *Record) *Record {
 
 // putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
 // tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
-// placeholder is older than any record, so that it counts nowhere and whoever meets it writes over it.
+// placeholder is older than any record, so that it wins over no copy, and any writer overwrites it.
 func (d *DualStore) putPlaceholder(ctx context.Context, name string, w write) (int64, error) {
 	p := w.rec.clone()
 	p.lineage = lineage{}

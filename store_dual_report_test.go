@@ -1258,7 +1258,7 @@ func TestFiguresJSON(t *testing.T) {
 	}
 }
 
-// fillFields gives each field a value of its own.
+// fillFields sets each field to a different value.
 func fillFields(t *testing.T, v reflect.Value, n *int64) {
 	t.Helper()
 	*n += 3

@@ -319,7 +319,7 @@ func TestP15_PhaseTable_OnlyTheNewStoreHasIt(t *testing.T) {
 	})
 }
 
-// A copy that was left behind is not served where the newer one can be had, and is repaired by the next write.
+// A copy that was left behind is not served if the newer one is available, and is repaired by the next write.
 func TestP15_NewerCopyCounts(t *testing.T) {
 	eachPair(t, func(t *testing.T, p *pair) {
 		t.Run("the new store is behind", func(t *testing.T) {
@@ -345,7 +345,7 @@ func TestP15_NewerCopyCounts(t *testing.T) {
 		})
 		t.Run("the old store is behind", func(t *testing.T) {
 			if p.cookie {
-				t.Skip("a cookie is sealed again by whoever reads it")
+				t.Skip("each reader seals a cookie again")
 			}
 			d := p.dual(t, sessions.DualReadOld)
 			b := newSite(t, d).browser()
@@ -493,7 +493,7 @@ func TestP15_PhaseTable_Failures(t *testing.T) {
 	}
 }
 
-// Where neither store has taken a change, it was not written, whatever may be passed over.
+// Where neither store has taken a change, it was not written, whatever errors may be ignored.
 func TestP15_FallbackNeedsACopy(t *testing.T) {
 	big := strings.Repeat("x", 5000)
 	p := newPair(t, true, sessiontest.NewMemoryStore())
@@ -672,7 +672,7 @@ func TestP15_MixedFleet(t *testing.T) {
 					siteA, dualA := dualSite(t, old, new, pa, edit)
 					siteB, dualB := dualSite(t, old, new, pb, edit)
 					_, client := old.(*sessions.CookieStore)
-					// revokes says whether what was ended on one instance is refused by another: a sealed cookie that
+					// revokes reports whether what was ended on one instance is refused by another: a sealed cookie that
 					// was copied is served by OldOnly, and by DualReadOld that does not check, and OldOnly tells nobody.
 					revokes := func(by, at sessions.Phase) bool {
 						return !client || by != sessions.OldOnly && (at >= sessions.DualReadNew || at == sessions.DualReadOld && check)
@@ -1117,7 +1117,7 @@ func TestP15_TouchRenewsBoth(t *testing.T) {
 	}
 }
 
-// tokenOf gives the token in a sealed cookie.
+// tokenOf returns the token in a sealed cookie.
 func tokenOf(t *testing.T, store sessions.Store, cookie string) string {
 	t.Helper()
 	rec, err := store.Load(t.Context(), "session", cookie)

@@ -71,7 +71,7 @@ func (f fault) String() string {
 	return [...]string{"healthy", "refusing", "losing", "repeating", "slow", "late"}[f]
 }
 
-// fails says whether commands can fail at all.
+// fails reports whether commands can fail at all.
 func (f fault) fails() bool { return f == refusing || f == losing || f == late }
 
 var errInjected = errors.New("injected: the server did not answer")
@@ -114,7 +114,7 @@ func (h *faultHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// takeHeld gives the commands that are still to run, and forgets them.
+// takeHeld returns the commands that are still to run, and forgets them.
 func (h *faultHook) takeHeld() [][]any {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -377,7 +377,7 @@ func isTokenOnly(cookie string) bool {
 	return ok
 }
 
-// accept gives the browser the cookie of a response, and notes what it carries.
+// accept puts the cookie of a response into the browser, and notes what it carries.
 func (w *walk) accept(b *walkBrowser, a walkAnswer) {
 	if a.cookie == nil {
 		return
@@ -399,7 +399,7 @@ func (w *walk) carried(b *walkBrowser) int {
 	return b.session.low
 }
 
-// visits says whether a browser can be sent to an instance: in OldOnly a cookie that is the token alone means nothing,
+// visits reports whether a browser can be sent to an instance: in OldOnly a cookie that is the token alone means nothing,
 // which the report says before that step back is taken.
 //
 // Between two servers each phase sees only what its read side has. A session that the new store has missed while it was
@@ -433,7 +433,7 @@ func (w *walk) wrote(b *walkBrowser, i *walkInstance, write bool) {
 	}
 }
 
-// arbitrated says whether an answer of 200 from this instance was agreed with a server.
+// arbitrated reports whether an answer of 200 from this instance was agreed with a server.
 func (w *walk) arbitrated(i *walkInstance) bool {
 	if w.old == "redis" {
 		return true
@@ -449,7 +449,7 @@ func (w *walk) arbitrated(i *walkInstance) bool {
 	return true
 }
 
-// mayFail says whether an instance may answer 503.
+// mayFail reports whether an instance may answer 503.
 func (w *walk) mayFail(b *walkBrowser, i *walkInstance, ending bool) bool {
 	if !i.fault().fails() {
 		return false
@@ -465,7 +465,7 @@ func (w *walk) mayFail(b *walkBrowser, i *walkInstance, ending bool) bool {
 	return true
 }
 
-// promised says whether a logout or a renewal that was acknowledged has left a tombstone.
+// promised reports whether a logout or a renewal that was acknowledged has left a tombstone.
 func (w *walk) promised(i *walkInstance) bool {
 	switch i.dual.Phase() {
 	case sessions.OldOnly:

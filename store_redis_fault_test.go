@@ -162,7 +162,7 @@ func (s inTurn) Delete(ctx context.Context, name string, rec *sessions.Record) (
 	return
 }
 
-// orders gives every order of a calls of A and b of B.
+// orders returns every order of a calls of A and b of B.
 func orders(a, b int) []string {
 	if a == 0 || b == 0 {
 		return []string{strings.Repeat("A", a) + strings.Repeat("B", b)}

@@ -390,7 +390,7 @@ func TestP13_RedisStrangeValues(t *testing.T) {
 	}
 }
 
-// commandStats gives how often the server ran each command since the last call.
+// commandStats returns how often the server ran each command since the last call.
 func commandStats(t testing.TB, rdb *redis.Client) map[string]int {
 	t.Helper()
 	ctx := context.Background()

@@ -98,7 +98,7 @@ func BenchmarkFill(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory gives the bytes of Redis memory of a session.
+// BenchmarkMemory reports the bytes of Redis memory of a session.
 func BenchmarkMemory(b *testing.B) {
 	s := newTestSuite(b)
 	for _, x := range s.inRedis(false) {
@@ -139,7 +139,7 @@ func word(s string) string { return strings.NewReplacer(",", "", " ", "-").Repla
 
 // The tests.
 
-// keysOf gives the keys of a subject, with what is left of their time.
+// keysOf returns the keys of a subject, with what is left of their time.
 func (s *suite) keysOf(t *testing.T, prefix string) map[string]time.Duration {
 	t.Helper()
 	all := map[string]time.Duration{}
@@ -424,7 +424,7 @@ func TestCodecs(t *testing.T) {
 			}
 		}
 	}
-	for _, sz := range codecSizes { // the same record, whoever seals it
+	for _, sz := range codecSizes { // the same record for each codec
 		var lengths []int
 		for _, c := range codecs() {
 			spy := &spyCodec{Codec: c.it}

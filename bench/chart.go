@@ -145,7 +145,7 @@ func drawPanel(b *strings.Builder, left, top int, title string, rows []growRow, 
 	}
 }
 
-// roundUp gives the next of 1, 2, 2.5, 5, 10, 20 and so on.
+// roundUp returns the next of 1, 2, 2.5, 5, 10, 20 and so on.
 func roundUp(v float64) float64 {
 	if v <= 0 {
 		return 1

@@ -393,7 +393,7 @@ func (s *suite) count(x *subject, o op, n int) countRow {
 	return countRow{Subject: x.name, Op: o, Value: float64(total) / float64(n), Names: names}
 }
 
-// weigh gives the memory that Redis needs for each of n sessions.
+// weigh returns the memory that Redis needs for each of n sessions.
 func (s *suite) weigh(x *subject, n int) countRow {
 	const writers = 8
 	s.flush()
@@ -430,7 +430,7 @@ func (s *suite) growKeys(ctx context.Context, sc scale) (rows []growRow) {
 }
 
 // growFill measures while more and more sessions are in Redis. Each request is for another session of those, chosen at
-// random among many, so that neither Redis nor the processor has it at hand.
+// random among many, so that it is in no cache of Redis or the processor.
 func (s *suite) growFill(ctx context.Context, sc scale, say func(string, ...any)) (rows []growRow) {
 	s.flush()
 	template := strings.Repeat("v", recordLength(s.rdb, 0))

@@ -26,8 +26,8 @@ type cost struct {
 	Rounds series        `json:"rounds_ns,omitempty"` // in their order
 }
 
-// over gives how many times as long as the other it takes: the median of the rounds' ratios. A slow moment of the machine
-// is one for both of a round; in the ratio of two medians it is for one of them.
+// over returns how many times as long as the other it takes: the median of the rounds' ratios. A slow moment of the
+// machine is one for both of a round; in the ratio of two medians it is for one of them.
 func (c cost) over(other cost) float64 {
 	if len(c.Rounds) != len(other.Rounds) || len(c.Rounds) == 0 {
 		return float64(c.Time) / float64(other.Time)
@@ -232,7 +232,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, errors.ErrUnsupported
 }
 
-// WriteHeader is called by none of the handlers: whoever does reports an error.
+// WriteHeader panics if a handler responds with an error.
 func (w *response) WriteHeader(status int) {
 	if status != http.StatusOK {
 		panic(fmt.Sprintf("the answer is %d", status))

@@ -169,7 +169,7 @@ func (c codecRow) beside(first codecRow) (time, bytes float64) {
 	return float64(c.Seal.Time+c.Open.Time) / float64(first.Seal.Time+first.Open.Time), float64(c.Sealed) / float64(first.Sealed)
 }
 
-// us gives microseconds.
+// us formats a duration in microseconds.
 func us(d time.Duration) string {
 	switch v := float64(d) / 1e3; {
 	case v >= 99.95:

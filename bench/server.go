@@ -102,7 +102,7 @@ func (s *server) stop() {
 	_ = s.cmd.Wait()
 }
 
-// info gives one figure of INFO.
+// info returns one figure of INFO.
 func (s *server) info(section, name string) string {
 	for line := range strings.Lines(must(s.rdb.Info(context.Background(), section).Result())) {
 		if v, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
@@ -126,8 +126,8 @@ func (s *server) cpu() float64 {
 	return s.number("cpu", "used_cpu_user") + s.number("cpu", "used_cpu_sys")
 }
 
-// commands gives the names of the commands that clients send while fn runs, as MONITOR shows them; those that a script
-// calls are not among them.
+// commands returns the names of the commands that clients send while fn runs, as MONITOR shows them; those that a
+// script calls are not among them.
 func (s *server) commands(fn func()) map[string]int {
 	conn := must(net.Dial("tcp", s.addr))
 	defer conn.Close()

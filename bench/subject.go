@@ -488,7 +488,7 @@ func bareRedis(rdb *goredis.Client, length func(keys int) int) *subject {
 	}
 }
 
-// recordLength gives the bytes that our Redis store keeps of a session with so many further keys.
+// recordLength returns the bytes that our Redis store keeps of a session with so many further keys.
 func recordLength(rdb *goredis.Client, keys int) int {
 	ctx := context.Background()
 	token := strings.TrimPrefix(handoverRedis("", rdb).create(keys, false), "session=")

@@ -113,7 +113,7 @@ func appHandler() http.Handler {
 	return mux
 }
 
-// withSession gives a handler its session, and answers when the store could not.
+// withSession passes a handler its session, and responds if the store could not answer.
 func withSession(next func(http.ResponseWriter, *http.Request, sessions.Session) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := sessions.Get(r.Context())
@@ -151,13 +151,13 @@ func backHome(w http.ResponseWriter, r *http.Request, err error) error {
 
 type instanceKey struct{}
 
-// servedBy gives the name of the instance that has the request.
+// servedBy returns the name of the instance that has the request.
 func servedBy(ctx context.Context) string {
 	name, _ := ctx.Value(instanceKey{}).(string)
 	return name
 }
 
-// named gives the handlers of an instance its name, and shows it to who asks for it with "Debug-Served-By: 1".
+// named tells the handlers of an instance its name, and shows it to a client that sends "Debug-Served-By: 1".
 func named(name string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Debug-Served-By") == "1" {

@@ -41,7 +41,7 @@ func (w *witness) wrap(mgr *sessions.Manager, app http.Handler) http.Handler {
 	})
 }
 
-// last gives the latest request of this method and path.
+// last returns the latest request of this method and path.
 func (w *witness) last(t testing.TB, method, path string) arrival {
 	t.Helper()
 	w.mu.Lock()
@@ -147,12 +147,12 @@ func startBare(t testing.TB) bare {
 	}
 }
 
-// setting gives the address that sets these cookies.
+// setting returns the address that sets these cookies.
 func setting(base string, lines ...string) string {
 	return base + "/?" + url.Values{"set": lines}.Encode()
 }
 
-// sends says whether a Cookie header has a cookie of this name, and gives its value.
+// sends returns the value of the cookie with this name in a Cookie header, and reports whether there is one.
 func sends(cookieHeader, name string) (value string, ok bool) {
 	for part := range strings.SplitSeq(cookieHeader, ";") {
 		if n, v, found := strings.Cut(strings.TrimSpace(part), "="); found && n == name {

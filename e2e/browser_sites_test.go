@@ -85,7 +85,7 @@ func testLogoutInOneTab(t *testing.T, b *browser) {
 	require.Empty(t, two.text("#user"), "the other tab's next request is anonymous")
 	require.Empty(t, two.text("#value"), "and the late change is nowhere")
 
-	// Whoever kept the old cookie has nothing of it.
+	// The old cookie is worthless to anyone who kept it.
 	st.Clear()
 	thief := b.person(t)
 	thief.put(old[0])
@@ -338,7 +338,7 @@ func testPartitioned(t *testing.T, b *browser) {
 				require.Equal(t, "1", tb.text("#count"))
 				tb.open(st.URL + "/")
 				require.Equal(t, "2", tb.text("#count"), "on its own the page keeps it")
-				require.Empty(t, visit(st.Other+"/"), "the third time, with a cookie at hand")
+				require.Empty(t, visit(st.Other+"/"), "the third time, with a cookie")
 				require.Empty(t, unusual(st), "the server cannot tell it from a new visitor")
 				return
 			}

@@ -155,7 +155,7 @@ func storedAs(t *testing.T, p *person, h hop, pair string) string {
 	return "plain"
 }
 
-// unusual gives the events that are not those of every day, each once.
+// unusual returns the events that are not those of every day, each once.
 func unusual(st *stack) (kinds []string) {
 	for _, k := range st.outcomes() {
 		switch k {

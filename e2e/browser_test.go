@@ -200,7 +200,7 @@ func (b *browser) owner(t testing.TB) *person {
 	return p
 }
 
-// cookies gives what the browser has stored for this person.
+// cookies returns what the browser has stored for this person.
 func (p *person) cookies() []*network.Cookie {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.b.ctx, patience)
@@ -220,7 +220,7 @@ func (p *person) forget() {
 	require.Empty(p.t, p.cookies())
 }
 
-// cookie gives the stored cookies of this name.
+// cookie returns the stored cookies of this name.
 func (p *person) cookie(name string) (found []*network.Cookie) {
 	p.t.Helper()
 	for _, c := range p.cookies() {
@@ -231,7 +231,7 @@ func (p *person) cookie(name string) (found []*network.Cookie) {
 	return found
 }
 
-// put gives this person a cookie that somebody else has.
+// put stores a cookie of another person in this one's browser.
 func (p *person) put(c *network.Cookie) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.b.ctx, patience)
@@ -498,7 +498,7 @@ func (tb *tab) fill(selector, value string) {
 	tb.js(fmt.Sprintf("document.querySelector(%q).value = %q", selector, value))
 }
 
-// text gives the text of an element.
+// text returns the text of an element.
 func (tb *tab) text(selector string) string {
 	tb.t.Helper()
 	return tb.js(fmt.Sprintf("document.querySelector(%q).textContent", selector))
@@ -515,7 +515,7 @@ func (tb *tab) frame(u string) {
 	})`, u))
 }
 
-// deadline gives a channel for waits that are not on the browser.
+// deadline returns a channel for waits that are not on the browser.
 func deadline(t testing.TB) <-chan time.Time {
 	timer := time.NewTimer(patience)
 	t.Cleanup(func() { timer.Stop() })

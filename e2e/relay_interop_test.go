@@ -68,7 +68,7 @@ func relayIssuerOf(t *testing.T, p party) *relay.Issuer {
 	return issuer
 }
 
-// relayToken gives a token for a session, as the edge makes it.
+// relayToken returns a token for a session, as the edge makes it.
 func relayToken(t *testing.T, issuer *relay.Issuer) (token string, s *sessiontest.Session) {
 	r, s := sessiontest.WithSession(httptest.NewRequest(http.MethodGet, "/", nil))
 	require.NoError(t, relayUser.Set(s, 42))
@@ -253,7 +253,7 @@ func TestRelayInterop_OursVerifiesTheirs(t *testing.T) {
 			status, served = send(t, p.private, func(h map[string]any, c jwt.MapClaims) {
 				c["scope"], c["req_wl"], c["rctx"] = "a", "edge", map[string]any{}
 			})
-			require.True(t, served, "claims of the draft that are not ours are passed over: %+v", last)
+			require.True(t, served, "claims of the draft that are not ours are ignored: %+v", last)
 			require.Equal(t, http.StatusOK, status)
 
 			// What the page says must be there, one at a time.

@@ -256,21 +256,21 @@ func (st *stack) serveOther(t testing.TB) (addr string) {
 	return l.Addr().String()
 }
 
-// Events gives what all instances have emitted, in order of arrival.
+// Events returns what all instances have emitted, in order of arrival.
 func (st *stack) Events() []event {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return slices.Clone(st.events)
 }
 
-// Log gives what all instances have logged.
+// Log returns what all instances have logged.
 func (st *stack) Log() string {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.log.String()
 }
 
-// LogLines gives the log lines that contain what, such as "level=WARN".
+// LogLines returns the log lines that contain what, such as "level=WARN".
 func (st *stack) LogLines(what string) []string {
 	var lines []string
 	for line := range strings.Lines(st.Log()) {
@@ -289,7 +289,7 @@ func (st *stack) Clear() {
 	st.log.Reset()
 }
 
-// outcomes gives the events of the kinds, or of all, as "kind:outcome".
+// outcomes returns the events of the kinds, or of all, as "kind:outcome".
 func (st *stack) outcomes(kinds ...sessions.EventKind) []string {
 	all := []string{}
 	for _, e := range st.Events() {
@@ -453,7 +453,7 @@ type answer struct {
 	Page page // where the app's page came
 }
 
-// SetCookies gives the Set-Cookie lines in order.
+// SetCookies returns the Set-Cookie lines in order.
 func (a answer) SetCookies() []string { return a.Header.Values("Set-Cookie") }
 
 func get(t testing.TB, c *http.Client, target string, header ...string) answer {
@@ -514,7 +514,7 @@ func try(c *http.Client, method, target string, form url.Values, header ...strin
 	return a, err
 }
 
-// noRedirect gives the client without following redirects, with the same cookie jar.
+// noRedirect returns the client without following redirects, with the same cookie jar.
 func noRedirect(c *http.Client) *http.Client {
 	c2 := *c
 	c2.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

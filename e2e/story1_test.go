@@ -83,7 +83,7 @@ func TestP12Story1WaysOut(t *testing.T) {
 		cfg  stackConfig
 		logs int // lines of each instance that makes a session
 	}{
-		{"the inner proxy is mended", stackConfig{Inner: passes}, 0},
+		{"the inner proxy is fixed", stackConfig{Inner: passes}, 0},
 		{"a header that the inner proxy does not overwrite", stackConfig{Inner: overwrites, Config: func(c *sessions.Config) {
 			c.ProxyHeader = "X-Edge-Proto"
 		}}, 0},

@@ -201,7 +201,7 @@ func TestStory4WhoServedThis(t *testing.T) {
 	require.Equal(t, []string{"app-1", "app-2", "app-3"}, by)
 }
 
-// cookieStore gives every instance the same sealed cookies.
+// cookieStore configures every instance with the same sealed cookies.
 func cookieStore(t testing.TB) func(*sessions.Config) {
 	t.Helper()
 	codec, err := sessions.NewSecureCookieCodec([]byte("a secret of the tests: 32 bytes!"))

@@ -117,7 +117,7 @@ func visit(t *testing.T, st *stack, r row) row {
 	return r
 }
 
-// attributes gives what a Set-Cookie line says beyond what every line of ours says.
+// attributes returns what a Set-Cookie line says beyond what every line of ours says.
 func attributes(t *testing.T, line string) string {
 	t.Helper()
 	name, rest, _ := strings.Cut(line, "=")

@@ -159,7 +159,7 @@ func TestChain_OneReadOfRedis(t *testing.T) {
 	require.Equal(t, map[string]string{"get": "1"}, commands(t, rdb))
 }
 
-// commands gives how often each command was called that touches a key.
+// commands returns how often each command was called that touches a key.
 func commands(t *testing.T, rdb *redis.Client) map[string]string {
 	t.Helper()
 	text, err := rdb.Info(t.Context(), "commandstats").Result()

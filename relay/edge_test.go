@@ -361,7 +361,7 @@ func TestEdge_ReverseProxy(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// trackedBody says whether it was closed.
+// trackedBody records whether it was closed.
 type trackedBody struct {
 	io.Reader
 	closed int

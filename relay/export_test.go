@@ -47,10 +47,10 @@ func numbered(n int) (hash [sha256.Size]byte) {
 	return hash
 }
 
-// ParseKeys gives the keys of a JWK set, by ID.
+// ParseKeys returns the keys of a JWK set, by ID.
 func ParseKeys(text []byte) (map[string]PublicKey, error) { return parseKeys(text) }
 
-// AlgorithmOf gives the one algorithm that a key is for.
+// AlgorithmOf returns the one algorithm that a key is for.
 func AlgorithmOf(k PublicKey) Algorithm { return k.algorithm }
 
 // Hosts are listed hosts.
@@ -64,7 +64,7 @@ func NewHosts(names ...string) (Hosts, error) {
 
 func (h Hosts) Has(u *url.URL) bool { return h.has(u) }
 
-// Spellings gives the listed names and ports, as they are compared.
+// Spellings returns the listed names and ports, as they are compared.
 func (h Hosts) Spellings() (all [][2]string) {
 	for _, k := range slices.Collect(maps.Keys(h.hosts)) {
 		all = append(all, [2]string{k.name, k.port})

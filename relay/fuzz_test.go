@@ -203,7 +203,7 @@ func TestGolden_KeySets(t *testing.T) {
 		for _, v := range []vector{
 			{name: "both", comment: "a key for each algorithm", expect: "k1 k2", body: jwks(t, ed, ec)},
 			{name: "with-use-and-alg", comment: "as the edge publishes them", expect: "k1 k2", body: jwks(t, ed.with("use", "sig").with("alg", "EdDSA"), ec.with("use", "sig").with("alg", "ES256"))},
-			{name: "foreign", comment: "an RSA key is passed over", expect: "k1", body: jwks(t, foreign, ed)},
+			{name: "foreign", comment: "an RSA key is ignored", expect: "k1", body: jwks(t, foreign, ed)},
 			{name: "only-foreign", comment: "no key that can be used", expect: "refused", body: jwks(t, foreign)},
 			{name: "symmetric", comment: "a secret is never a key, whatever it says", expect: "k1", body: jwks(t, object{"kty": "oct", "kid": "s", "alg": "EdDSA", "k": b64(strings.Repeat("k", 32))}, ed)},
 			{name: "private", comment: "nor is a private key", expect: "k2", body: jwks(t, ed.with("d", b64(strings.Repeat("d", 32))), ec)},
@@ -236,7 +236,7 @@ func TestGolden_KeySets(t *testing.T) {
 
 var outcomes = []sessions.Outcome{malformed, tampered, undecodable, expired, unknown}
 
-// FuzzVerify gives any bytes as the header. Only what the edge has issued is accepted.
+// FuzzVerify passes any bytes as the header. Only what the edge has issued is accepted.
 func FuzzVerify(f *testing.F) {
 	verifiers := goldenVerifiers(f)
 	issued := map[string]bool{}
@@ -280,7 +280,7 @@ func requireTokenError(t *testing.T, err error, token string) {
 	}
 }
 
-// FuzzSigned gives any bytes as the header and the claims of a token that is signed with the right key: what is behind the
+// FuzzSigned passes any bytes as the header and the claims of a token that is signed with the right key: what is behind the
 // signature. A reader that knows nothing of ours must agree to all that is accepted.
 func FuzzSigned(f *testing.F) {
 	v := goldenVerifiers(f)[relay.EdDSA]
@@ -331,7 +331,7 @@ func FuzzSigned(f *testing.F) {
 	})
 }
 
-// FuzzParseKeys gives any bytes as a JWK set.
+// FuzzParseKeys passes any bytes as a JWK set.
 func FuzzParseKeys(f *testing.F) {
 	for _, v := range loadVectors(f, "keysets") {
 		f.Add([]byte(v.body))

@@ -150,7 +150,7 @@ func asJSON(tb testing.TB, v any) string {
 // object is a JSON object that can be changed by one member.
 type object map[string]any
 
-// with gives a copy in which the member has this value; none if it is missing.
+// with returns a copy in which the member has this value; none if it is missing.
 func (o object) with(name string, value any) object {
 	c := maps.Clone(o)
 	c[name] = value
@@ -211,7 +211,7 @@ func newEdge(t *testing.T, store sessions.Store, edits ...func(*relay.IssuerConf
 	return e
 }
 
-// step gives the name under which a request has this step run.
+// step returns the name under which a request has this step run.
 func (e *edge) step(fn http.HandlerFunc) string {
 	id := fmt.Sprint(e.next.Add(1))
 	e.steps.Store(id, fn)

@@ -619,7 +619,7 @@ func TestKeys_Constructors(t *testing.T) {
 	require.Equal(t, a, signingKey(t, "a", edKey(1)).Public())
 }
 
-// mistakes gives the fields of all that is wrong, in order.
+// mistakes returns the fields of all that is wrong, in order.
 func mistakes(t *testing.T, err error) (fields []string) {
 	t.Helper()
 	require.Error(t, err)

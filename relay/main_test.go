@@ -151,7 +151,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 
 func (r *recorder) logger() *slog.Logger { return slog.New(slog.NewTextHandler(r, nil)) }
 
-// take gives "kind outcome" of each event since the last call.
+// take returns "kind outcome" for each event since the last call.
 func (r *recorder) take() (all []string) {
 	for _, e := range r.takeEvents() {
 		all = append(all, string(e.Kind)+" "+string(e.Outcome))
@@ -167,7 +167,7 @@ func (r *recorder) takeEvents() []sessions.Event {
 	return all
 }
 
-// lines gives the log lines since the last call.
+// lines returns the log lines since the last call.
 func (r *recorder) lines() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

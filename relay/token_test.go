@@ -52,7 +52,7 @@ func (m *mint) with(header, claims any) string {
 	return seal(m.tb, m.key, m.text(header), m.text(claims))
 }
 
-// text gives the JSON of an object, and a string as it is.
+// text returns the JSON of an object, and a string as it is.
 func (m *mint) text(v any) string {
 	if s, ok := v.(string); ok {
 		return s
@@ -419,7 +419,7 @@ func TestTokens_TheKeyInTheToken(t *testing.T) {
 	}
 }
 
-// TestTokens_ThePublicKeyAsASecret: whoever knows a public key must not get anywhere with it.
+// TestTokens_ThePublicKeyAsASecret: knowing a public key must not help to make a token.
 func TestTokens_ThePublicKeyAsASecret(t *testing.T) {
 	for _, a := range algorithms {
 		m := newMint(t, a)

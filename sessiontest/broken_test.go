@@ -240,7 +240,7 @@ func touching(touch func(s *broken, rec *sessions.Record) (string, error)) func(
 	}
 }
 
-// copyWith gives a copy with other values.
+// copyWith returns a copy with other values.
 func copyWith(rec *sessions.Record, value func(key string, raw json.RawMessage) (string, json.RawMessage)) *sessions.Record {
 	c := &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,

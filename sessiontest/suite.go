@@ -123,7 +123,7 @@ func newRecord() *sessions.Record {
 	return rec
 }
 
-// copyOf gives a record of its own: that of the caller may be given to the store.
+// copyOf returns a record of its own: that of the caller may be given to the store.
 func copyOf(rec *sessions.Record) *sessions.Record {
 	out := blank(rec)
 	for key, value := range rec.Values() {
@@ -132,7 +132,7 @@ func copyOf(rec *sessions.Record) *sessions.Record {
 	return out
 }
 
-// blank gives a record with the same fields and no values.
+// blank returns a record with the same fields and no values.
 func blank(rec *sessions.Record) *sessions.Record {
 	return &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version, Created: rec.Created, Idle: rec.Idle, Expires: rec.Expires,
@@ -169,14 +169,14 @@ func presents(rec *sessions.Record) string {
 	return rec.Token
 }
 
-// following gives the next version of a record.
+// following returns the next version of a record.
 func following(rec *sessions.Record) *sessions.Record {
 	next := copyOf(rec)
 	next.Version++
 	return next
 }
 
-// tombstone gives what takes the place of a destroyed session.
+// tombstone returns what takes the place of a destroyed session.
 func tombstone(rec *sessions.Record) *sessions.Record {
 	return &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version + 1, Created: rec.Created, Idle: rec.Idle,
@@ -1057,7 +1057,7 @@ func testTombstoneExpires(s *checked) {
 	s.awaitGone(rec.Token, dead.Expires)
 }
 
-// renewal gives what takes the place of a renewed session.
+// renewal returns what takes the place of a renewed session.
 func renewal(rec *sessions.Record) *sessions.Record {
 	stone := tombstone(rec)
 	stone.Renewed = true

@@ -459,7 +459,7 @@ func (b *browser) logout() {
 	b.leave()
 }
 
-// end gives the cookies of an ended session to the thieves, if it must stay ended.
+// end hands the cookies of an ended session to the thieves, if it must stay ended.
 func (b *browser) end(r reply, how string, cookies ...string) {
 	c := b.crowd
 	if !c.records(r) {

@@ -51,7 +51,7 @@ func (b *browser) post(path, field, value string) {
 	b.read(b.PostForm(b.base+path, url.Values{field: {value}}))
 }
 
-// shows gives the text of the element with this id, empty if there is none.
+// shows returns the text of the element with this id, empty if there is none.
 func (b *browser) shows(id string) string {
 	m := regexp.MustCompile(`id="` + id + `">([^<]*)<`).FindStringSubmatch(b.page)
 	if m == nil {

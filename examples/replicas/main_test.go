@@ -184,7 +184,7 @@ func (b *browser) post(path string, pairs ...string) int {
 	return b.read(b.PostForm(b.base+path, form))
 }
 
-// shows gives the text of the element with this id, empty if there is none.
+// shows returns the text of the element with this id, empty if there is none.
 func (b *browser) shows(id string) string {
 	m := regexp.MustCompile(`id="` + id + `">([^<]*)<`).FindStringSubmatch(b.page)
 	if m == nil {
@@ -556,7 +556,7 @@ func upstreams(addrs ...string) *fleet {
 	return f
 }
 
-// refuses gives an address on which nobody listens, and breaks one that hangs up when it has read a request.
+// refuses returns an address on which nobody listens, and breaks one that hangs up when it has read a request.
 func refuses(t *testing.T) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

@@ -142,7 +142,7 @@ func (s *shop) routes(p *participant, withRelay bool) http.Handler {
 // events that a person can act on are logged.
 var quiet = slog.New(slog.DiscardHandler)
 
-// withSessions gives each participant the session from the store, by the token of the cookie.
+// withSessions lets each participant load the session from the store, by the token of the cookie.
 func (s *shop) withSessions(p *participant) (*sessions.Manager, *sessions.RedisStore, error) {
 	store, err := p.meter.store()
 	if err != nil {

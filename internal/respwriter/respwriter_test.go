@@ -183,7 +183,7 @@ var methods = []struct {
 	}, "Hijack", "hook hijack"},
 }
 
-// applies says whether a set of interfaces has what a method needs; a negative need is one that must be missing.
+// applies reports whether a set of interfaces has what a method needs; a negative need is one that must be missing.
 func applies(set, needs int) bool {
 	if needs < 0 {
 		return set&-needs == 0
@@ -322,7 +322,7 @@ func TestFlushError(t *testing.T) {
 	require.Equal(t, log{"hook"}, *in.log)
 }
 
-// outerHeaders gives n headers that a middleware outside has set.
+// outerHeaders returns n headers that a middleware outside has set.
 func outerHeaders(n int) http.Header {
 	h := http.Header{}
 	for i := range n {

@@ -176,7 +176,7 @@ func TestStream(t *testing.T) {
 					case <-c.Request.Context().Done():
 					}
 				}
-				// event sends the visits of this session, and says whether there is more to come.
+				// event sends the visits of this session, and reports whether there is more to come.
 				event := func(c *gin.Context) bool {
 					n := webtest.Count(c.Request)
 					c.SSEvent("visits", n)

@@ -245,7 +245,7 @@ func (b *Browser) post(path, form string) *Browser {
 	return b
 }
 
-// Cookie gives the session cookie, nil if there is none.
+// Cookie returns the session cookie, nil if there is none.
 func (b *Browser) Cookie() *http.Cookie {
 	for _, c := range b.Jar.Cookies(b.base) {
 		if c.Name == "session" {
@@ -255,13 +255,13 @@ func (b *Browser) Cookie() *http.Cookie {
 	return nil
 }
 
-// plant gives the browser a session cookie.
+// plant puts a session cookie into the browser.
 func (b *Browser) plant(c *http.Cookie) *Browser {
 	b.Jar.SetCookies(b.base, []*http.Cookie{{Name: c.Name, Value: c.Value, Path: "/"}})
 	return b
 }
 
-// shows gives the text of an element by its attribute, empty if there is none.
+// shows returns the text of an element by its attribute, empty if there is none.
 func (b *Browser) shows(attribute string) string {
 	m := regexp.MustCompile(attribute + `">([^<]*)<`).FindStringSubmatch(b.Body)
 	if m == nil {
