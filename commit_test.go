@@ -57,7 +57,7 @@ type way struct {
 	answer func(w http.ResponseWriter, r *http.Request)
 }
 
-// ways gives all ways to answer, apart from Hijack.
+// ways returns all ways to answer, apart from Hijack.
 func ways(t *testing.T) []way {
 	file := bigFile(t)
 	return []way{

@@ -247,7 +247,7 @@ func TestP12_NoCookieThatABrowserDrops(t *testing.T) {
 	require.Greater(t, n, 100)
 }
 
-// testCookieStore gives a store with one fixed secret.
+// testCookieStore returns a store with one fixed secret.
 func testCookieStore(t testing.TB) *CookieStore {
 	t.Helper()
 	codec, err := NewSecureCookieCodec([]byte("golden secret one, of 32 bytes.."))
@@ -257,7 +257,7 @@ func testCookieStore(t testing.TB) *CookieStore {
 	return store
 }
 
-// setCookieLine gives the one Set-Cookie line of a request that comes with this cookie and uses its session.
+// setCookieLine returns the one Set-Cookie line of a request that comes with this cookie and uses its session.
 func setCookieLine(t *testing.T, m *Manager, cookie string, use func(Session)) string {
 	t.Helper()
 	r := httptest.NewRequest("GET", "/", nil)

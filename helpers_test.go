@@ -648,7 +648,7 @@ func storeOver(t testing.TB, codec sessions.Codec) *sessions.CookieStore {
 	return store
 }
 
-// hourRecord gives a record that lives for an hour.
+// hourRecord returns a record that lives for an hour.
 func hourRecord(values ...string) *sessions.Record {
 	now := time.Now().Truncate(time.Millisecond)
 	r := &sessions.Record{Token: sessions.NewToken(), Version: now.UnixMicro(), Created: now, Idle: time.Hour,

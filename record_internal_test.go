@@ -18,7 +18,7 @@ import (
 // testToken is a token with a fixed ID, for records that are compared as text.
 const testToken = "AAECAwQFBgcICQoLDA0ODw"
 
-// testRecord gives a record with every field set, whose times are whole milliseconds.
+// testRecord returns a record with every field set, whose times are whole milliseconds.
 func testRecord(keys ...string) *Record {
 	r := &Record{
 		Token: testToken, Version: 1700000000123456, Created: time.UnixMilli(1700000000000), Idle: time.Hour,

@@ -34,8 +34,9 @@ import (
 //	Keyspace() any            // a comparable value, equal for two stores that write the same keys
 //	String() string           // the name of the store in events
 //
-// Where ClientSide is missing or hidden, a [DualStore] takes its old store for one whose records the client holds if the
-// client presents something else than Token. A store on a server of which that is true must have ClientSide return false.
+// If ClientSide is missing or hidden, a [DualStore] assumes that the client holds the records of its old store if the
+// client presents something other than Token. A server-side store whose clients do so needs a ClientSide method that
+// returns false.
 //
 // [sessiontest.TestStore]: https://pkg.go.dev/handover.example/sessions/sessiontest#TestStore
 type Store interface {
@@ -55,8 +56,8 @@ type Store interface {
 	//
 	// With base 0 the record is new: if the store already has one under its token, the error is [ErrConflict]. With any
 	// other base, the stored record must still have this Version: if it has another, the error is ErrConflict (as a
-	// [*ConflictError], when the store has the record at no extra cost); if it is a tombstone or missing, the error is
-	// [ErrGone]. Save compares and writes in one atomic step. A tombstone with base 0 overwrites any record.
+	// [*ConflictError], if the store has the record); if it is a tombstone or missing, the error is [ErrGone]. Save
+	// compares and writes in one atomic step. A tombstone with base 0 overwrites any record.
 	//
 	// If Expires has passed, Save writes nothing and returns ErrGone. If the record is too large for the store, the
 	// error is [ErrTooLarge]. A client-side store cannot compare versions, and always writes. A store that cannot keep
@@ -95,8 +96,8 @@ func unwrap(s Store) (inner Store, wraps bool) {
 	return embedded(reflect.ValueOf(s))
 }
 
-// embedded returns the Store that a struct embeds, itself or in a struct that it embeds. It has the four methods from there,
-// and hides the others.
+// embedded returns the Store that a struct embeds, itself or in a struct that it embeds. Embedding promotes only the
+// four methods of Store and hides all others.
 func embedded(v reflect.Value) (inner Store, embeds bool) {
 	v = reflect.Indirect(v)
 	if v.Kind() != reflect.Struct {
@@ -111,7 +112,7 @@ func embedded(v reflect.Value) (inner Store, embeds bool) {
 		switch {
 		case isStore && field.Kind() == reflect.Interface && f.IsExported():
 			inner, embeds = field.Interface().(Store)
-			return inner, embeds // a nil interface is no store: the struct has the methods that it needs, as in a test
+			return inner, embeds // false if nil: the struct then has the methods that it needs itself, as in a test
 		case isStore && field.Kind() == reflect.Pointer && field.IsNil():
 			return nil, true
 		}
@@ -122,7 +123,7 @@ func embedded(v reflect.Value) (inner Store, embeds bool) {
 	return nil, false
 }
 
-// innermost returns the store that is wrapped by all others that can be seen.
+// innermost returns the innermost store that s shows that it wraps, or s itself.
 func innermost(s Store) Store {
 	for {
 		inner, wraps := unwrap(s)
@@ -151,8 +152,8 @@ func maxTTL(s Store) time.Duration {
 	return math.MaxInt64
 }
 
-// isClientSide reports whether the client's cookie holds the records of a store, and whether that is declared: by a
-// ClientSide method.
+// isClientSide reports whether a store declares that the client's cookie holds its records, and whether it declares
+// anything, with a ClientSide method.
 func isClientSide(s Store) (clientSide, declared bool) {
 	c, declared := storeAs[interface{ ClientSide() bool }](s)
 	return declared && c.ClientSide(), declared
@@ -170,7 +171,8 @@ func same(a, b any) bool {
 	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
 }
 
-// storeName returns the name of a store in events: its String, or that of what it wraps, or the type of the innermost.
+// storeName returns the name of a store in events: from its String method, or from that of a store that it wraps, or
+// else the type of the innermost store.
 func storeName(s Store) string {
 	if n, ok := storeAs[fmt.Stringer](s); ok {
 		return n.String()

@@ -78,8 +78,8 @@ type DualStoreConfig struct {
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
-	declared     bool        // the old store has a ClientSide method: nothing is to be learned
-	atClient     atomic.Bool // the client holds the old store's records, and nobody else writes them
+	declared     bool        // the old store has a ClientSide method, so nothing has to be learned
+	atClient     atomic.Bool // the client holds the old store's records, so no other request writes them
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -144,8 +144,8 @@ const (
 	fromClient  = "a DualStore that moves records out of the client's cookie: finish that move, and use its New here"
 )
 
-// movesFromClient reports whether a store is a DualStore whose records may be with the client or on a server: neither what
-// is true of the one nor what is true of the other holds for them.
+// movesFromClient reports whether a store is a DualStore whose records may be in the client's cookie or on a server, so
+// that it cannot be treated as either.
 func movesFromClient(s Store) bool {
 	d, ok := storeAs[*DualStore](s)
 	return ok && d.atClient.Load()
@@ -192,8 +192,8 @@ func (d *DualStore) readRules(p Phase, token string) rules {
 // origin.
 type seen struct {
 	by       *DualStore
-	oldVer   int64  // the version in the old store; 0 if there is none, or it is not known
-	newVer   int64  // likewise in the new store
+	oldVer   int64  // the version in the old store; 0 if none or unknown
+	newVer   int64  // the version in the new store; likewise
 	oldSeen  bool   // the old store was asked, and answered
 	newSeen  bool   // the new store was asked, and answered
 	newMarks string // the last writes that led to the new store's copy; the record has them too
@@ -216,8 +216,8 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// learnOld notes that the client holds the old store's records, where no ClientSide method can be seen: what it presents
-// for one is not the token but the record, sealed. rec has come from the old store, or was written to it.
+// learnOld records that the client holds the old store's records, if the store shows no ClientSide method but the client
+// presents something other than the token: the sealed record. rec was loaded from the old store or written to it.
 func (d *DualStore) learnOld(rec *Record, presents string) {
 	if !d.declared && presents != "" && presents != rec.Token && !d.atClient.Load() {
 		d.atClient.Store(true)
@@ -311,7 +311,7 @@ func (d *DualStore) readOldFirst(ctx context.Context, name string, r rules, c *c
 	}
 	d.loadNew(ctx, name, c)
 	if !c.newSeen && c.old == nil {
-		return c.newErr // nobody knows: not a logout
+		return c.newErr // unknown is not a logout
 	}
 	if sampled && c.newSeen && c.old != nil {
 		d.compareCopies(ctx, c)
@@ -384,7 +384,7 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, r rules,
 // adopt writes an old copy to the new store with the same version and expiry. If another request was quicker, its copy
 // wins if it is newer.
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules, s *seen) (_ *Record, adopted bool, err error) {
-	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // one has come meanwhile
+	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // another request has written one meanwhile
 	for ctx.Err() == nil {
 		_, err := d.saveTo(ctx, name, newSide, d.copyOf(rec), s.newVer)
 		var wrong *ConfigError
@@ -395,7 +395,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 		case errors.As(err, &wrong):
 			return nil, false, err
 		case errors.Is(err, ErrGone) && s.newVer != 0:
-			s.newVer = 0 // it has expired, or was evicted, or a tombstone has come: which the next attempt tells
+			s.newVer = 0 // expired, evicted, or replaced by a tombstone: the next attempt finds out which
 			continue
 		case errors.Is(err, ErrGone):
 			return ended(), false, nil
@@ -465,7 +465,7 @@ func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int
 	if out.lineage.mark == "" { // not from a Manager
 		out.lineage.mark = newMark()
 	}
-	// The marks of both copies are compared. Another DualStore may have said already that these are all.
+	// The marks of both copies are compared. Another DualStore may already have set complete.
 	out.lineage.complete, out.lineage.fresh = out.lineage.complete || !atClient, false
 	s, known := d.seenOf(rec, base)
 	token = rec.Token
@@ -536,7 +536,7 @@ func (d *DualStore) saveOld(ctx context.Context, name string, rec *Record, base 
 // saveNew writes the new copy, and reports whether it was kept. alone reports whether no other store has the record.
 func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base int64, r rules, s *seen, known, alone bool) (kept bool, err error) {
 	if rec.Revoked && s.ended {
-		return true, nil // by the attempt before, which met a parallel write in the old store
+		return true, nil // by the previous attempt, which met a parallel write in the old store
 	}
 	w := write{to: newSide, rec: rec, base: base, expect: base, seen: !known || r.readNew && s.newSeen && s.newVer != 0, strict: !known}
 	if s.newSeen {
@@ -571,8 +571,8 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	return false, err
 }
 
-// saveTo writes a record to one side. A new store that returns something else than the token keeps nothing itself, which a
-// wrapper has hidden from NewDualStore.
+// saveTo writes a record to one side. If the new store returns something other than the token, the client holds its
+// records, which a wrapper has hidden from NewDualStore.
 func (d *DualStore) saveTo(ctx context.Context, name string, to side, rec *Record, base int64) (token string, err error) {
 	token, err = d.side(to).Save(ctx, name, rec, base)
 	if err == nil && to == newSide && token != rec.Token {
@@ -635,8 +635,8 @@ func (d *DualStore) copyOf(rec *Record) *Record {
 	return c
 }
 
-// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect. A
-// tombstone that is written over nothing has nothing to compare with, and would hide a parallel first write. The
+// putPlaceholder writes a record for a tombstone to replace, if there is none, and returns the version to expect.
+// Without a record there would be no version check, and the tombstone would hide a parallel first write. The
 // placeholder is older than any record, so that it wins over no copy, and any writer overwrites it.
 func (d *DualStore) putPlaceholder(ctx context.Context, name string, w write) (int64, error) {
 	p := w.rec.clone()
@@ -644,7 +644,7 @@ func (d *DualStore) putPlaceholder(ctx context.Context, name string, w write) (i
 	p.Revoked, p.Renewed, p.Version = false, false, 1
 	_, err := d.saveTo(ctx, name, w.to, p, 0)
 	if errors.Is(err, ErrConflict) {
-		return w.base, nil // the version check will tell
+		return w.base, nil // the version check will find out
 	}
 	return p.Version, err
 }

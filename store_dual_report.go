@@ -225,7 +225,7 @@ func (d *DualStore) judge(r *DualReport, comeBackUntil time.Time) {
 	r.Safe = len(r.Missing) == 0
 }
 
-// need has for each phase what must be true before the next, and what going back costs.
+// need has, for each phase, what must be true before the next one, and what going back costs.
 var need = [...]func(d *DualStore, r *DualReport, few bool, comeBackUntil time.Time, missing func(string, ...any)){
 	OldOnly: func(_ *DualStore, r *DualReport, _ bool, _ time.Time, _ func(string, ...any)) {
 		r.GoingBack = "this is the first phase"
@@ -233,7 +233,7 @@ var need = [...]func(d *DualStore, r *DualReport, few bool, comeBackUntil time.T
 	DualReadOld: func(_ *DualStore, r *DualReport, few bool, comeBackUntil time.Time, missing func(string, ...any)) {
 		r.GoingBack = "OldOnly: loses sessions that only the new store has (" + about(r.OnlyInNew) + " seen so far) and forgets logouts: copied cookies of ended sessions open again"
 		needCompared(r, few, missing)
-		needCoverage(r, true, missing) // of too few reads, another line says it
+		needCoverage(r, true, missing) // another line reports too few reads
 		if r.At.Before(comeBackUntil) {
 			missing("%d logouts or renewals could not be written to the new store: wait until %s, because these sessions can come back until then",
 				r.TombstonesLost, comeBackUntil.UTC().Format(time.RFC3339))
@@ -281,7 +281,7 @@ func needCompared(r *DualReport, few bool, missing func(string, ...any)) {
 func needCoverage(r *DualReport, few bool, missing func(string, ...any)) {
 	switch {
 	case r.Recent.Asked < enoughReads:
-		if !few { // or another line says it
+		if !few { // otherwise another line reports it
 			missing("the new store was asked for only %d sessions: wait until there are %d", r.Recent.Asked, enoughReads)
 		}
 	case r.Coverage() < enoughCoverage:

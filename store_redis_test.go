@@ -1084,7 +1084,7 @@ func TestRedisStore_Alive(t *testing.T) {
 	})
 }
 
-// cookieOf gives the session token that the browser holds.
+// cookieOf returns the session token that the browser holds.
 func cookieOf(b *browser) string {
 	for _, c := range b.client.Jar.Cookies(b.base) {
 		if c.Name == "session" {

@@ -10,50 +10,49 @@ import (
 	"handover.example/sessions"
 )
 
-// Session is a session for the tests of handlers. It behaves as one of a [sessions.Manager] with default timeouts over
-// a server-side store, because it is one, over a [MemoryStore] of its own; and it tells whether the handler has called
-// Renew or Destroy.
+// Session is a session for testing handlers. It is the session of a [sessions.Manager] with default timeouts and its
+// own [MemoryStore], and it records whether the handler calls Renew or Destroy.
 //
-// It starts as that of a client without a session. To test with one that was there before, set its values and call
-// Commit. Make one with [NewSession] or [WithSession]. It is safe for concurrent use, except for Commit, and must not be
-// copied. It implements [sessions.Session].
+// It starts as the session of a new client. To test with an existing session, set its values and call Commit. Create
+// one with [NewSession] or [WithSession]. It is safe for concurrent use, except for Commit, and must not be copied. It
+// implements [sessions.Session].
 type Session struct {
 	current
 	renewed   atomic.Bool
 	destroyed atomic.Bool
 
 	manager  *sessions.Manager
-	cookie   *http.Cookie // what the client has
+	cookie   *http.Cookie // the client's cookie; nil if it has none
 	writer   http.ResponseWriter
 	recorder *httptest.ResponseRecorder
 }
 
-// current is the session of the request that is under way.
+// current is the session of the current request.
 type current = sessions.Session
 
 // WithSession returns the request with a new Session, which [sessions.Get] finds in its context. [sessions.Manager.Get]
-// does not: a handler that asks its Manager is tested with Manager.Wrap and a [MemoryStore].
+// does not: to test a handler that calls it, use Manager.Wrap and a [MemoryStore].
 func WithSession(r *http.Request) (*http.Request, *Session) {
 	s := NewSession()
 	return r.WithContext(sessions.NewContext(r.Context(), s)), s
 }
 
-// NewSession returns a new Session, for code that takes a [sessions.Session] and no request.
+// NewSession returns a new Session. It is for testing code that takes a [sessions.Session] and no request.
 func NewSession() *Session { return newSession(NewMemoryStore()) }
 
 func newSession(store *MemoryStore) *Session {
 	manager, err := sessions.New(sessions.Config{Store: store, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		panic(err) // there is nothing in this configuration to get wrong
+		panic(err) // cannot happen: the configuration is valid
 	}
 	s := &Session{manager: manager}
 	s.begin()
 	return s
 }
 
-// Commit ends the request as a response does, and begins the next one of the same client: changes are kept, a renewed
-// session has its new ID, a destroyed one is gone, IsNew says what the next request would find, and Renewed and
-// Destroyed are false again. The error is that of the commit.
+// Commit ends the request, as writing a response does, and begins the next one of the same client. Changes are kept, a
+// renewed session has its new ID, a destroyed one is gone, IsNew reports what the next request would find, and Renewed
+// and Destroyed report false again. Commit returns the error of the commit.
 func (s *Session) Commit() error {
 	_, err := s.writer.Write(nil) // a session is committed before the first byte
 	for _, c := range s.recorder.Result().Cookies() {
@@ -70,8 +69,8 @@ func (s *Session) Commit() error {
 // Renewed reports whether Renew was called in this request.
 func (s *Session) Renewed() bool { return s.renewed.Load() }
 
-// Destroyed reports whether Destroy was called in this request, or SetLifetime with a negative timeout, which is the
-// same.
+// Destroyed reports whether Destroy was called in this request, or SetLifetime with a timeout that is negative or below a
+// millisecond, which does the same.
 func (s *Session) Destroyed() bool { return s.destroyed.Load() }
 
 // Renew implements [sessions.Session].
@@ -88,13 +87,13 @@ func (s *Session) Destroy() {
 
 // SetLifetime implements [sessions.Session].
 func (s *Session) SetLifetime(idle time.Duration, persistent bool) {
-	if idle < 0 {
+	if idle < time.Millisecond && idle != 0 {
 		s.destroyed.Store(true)
 	}
 	s.current.SetLifetime(idle, persistent)
 }
 
-// begin takes the session out of a request that stays open: a handler that panics ends neither the response nor the
+// begin takes the session from a request that stays open: a handler that panics ends neither the response nor the
 // session, and commits nothing.
 func (s *Session) begin() {
 	type stop struct{}

@@ -252,6 +252,9 @@ func TestSession_TellsRenewAndDestroy(t *testing.T) {
 	require.False(t, s.Destroyed())
 	s.SetLifetime(-time.Second, true)
 	require.True(t, s.Destroyed())
+	require.NoError(t, s.Commit())
+	s.SetLifetime(time.Millisecond/2, true)
+	require.True(t, s.Destroyed(), "less than a millisecond ends the session too")
 }
 
 func TestSession_CommitTellsWhatFailed(t *testing.T) {

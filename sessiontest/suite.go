@@ -16,12 +16,12 @@ import (
 	"handover.example/sessions"
 )
 
-// TestStore checks that a store keeps every rule of [sessions.Store]. Each rule is a subtest with a store of its own,
-// which newStore makes: it may be closed by t.Cleanup, and may share a server with the others, because every case uses
-// tokens of its own.
+// TestStore checks that a store meets the contract of [sessions.Store]. Each rule is a subtest with its own store from
+// newStore, which may close it with t.Cleanup. The stores may share a server, because every subtest uses its own
+// tokens.
 //
-// Where the client holds the record, as with a [sessions.CookieStore], nothing on the server can be compared or
-// revoked: those cases are skipped. TestStore knows such a store by the token that Save returns, which is not the one
+// If the client holds the records, as with a [sessions.CookieStore], nothing on the server can be compared or revoked,
+// and those subtests are skipped. TestStore recognizes such a store by its Save, which returns a token other than that
 // of the record.
 //
 // The store must be able to keep a record for an hour. Run the test with -race.
@@ -37,7 +37,7 @@ func TestStore(t *testing.T, newStore func(t *testing.T) sessions.Store) {
 					t.Skip("the client holds the record: there is nothing on the server to compare with or to revoke")
 				}
 				if c.kind == atClient && !clientSide {
-					t.Skip("the record is on the server: the client holds no more than its name")
+					t.Skip("the record is on the server: the client holds only its name")
 				}
 			}
 			c.run(s)
@@ -108,7 +108,7 @@ var cases = []struct {
 
 const cookieName = "session"
 
-// secret starts the values of which no trace may be in an error.
+// secret is the start of the values that no error may contain.
 const secret = "7h15-15-4-v4lu3-0f-4-535510n"
 
 func newRecord() *sessions.Record {
@@ -123,7 +123,7 @@ func newRecord() *sessions.Record {
 	return rec
 }
 
-// copyOf returns a record of its own: that of the caller may be given to the store.
+// copyOf returns a copy of a record, which may be passed to the store.
 func copyOf(rec *sessions.Record) *sessions.Record {
 	out := blank(rec)
 	for key, value := range rec.Values() {
@@ -141,7 +141,7 @@ func blank(rec *sessions.Record) *sessions.Record {
 	}
 }
 
-// written returns a record that a Manager has written more than once. Its text tells which writes they were, and its
+// written returns a record that a Manager has written more than once. Its text shows which writes led to it, and its
 // fields do not.
 func written(t *testing.T) *sessions.Record {
 	t.Helper()
@@ -176,7 +176,7 @@ func following(rec *sessions.Record) *sessions.Record {
 	return next
 }
 
-// tombstone returns what takes the place of a destroyed session.
+// tombstone returns the record that replaces a destroyed session.
 func tombstone(rec *sessions.Record) *sessions.Record {
 	return &sessions.Record{
 		ID: rec.ID, Token: rec.Token, Version: rec.Version + 1, Created: rec.Created, Idle: rec.Idle,
@@ -184,7 +184,7 @@ func tombstone(rec *sessions.Record) *sessions.Record {
 	}
 }
 
-// checked is a store whose every answer is looked at.
+// checked is a store whose every result is checked.
 type checked struct {
 	t     *testing.T
 	store sessions.Store
@@ -195,7 +195,7 @@ func (s *checked) Load(ctx context.Context, name, token string) (*sessions.Recor
 	s.look("Load", err, token, nil)
 	switch {
 	case err == nil && rec == nil:
-		s.t.Errorf("Load returned neither a record nor an error: what is not there is ErrNotFound")
+		s.t.Errorf("Load returned neither a record nor an error; want ErrNotFound if there is no record")
 		return nil, sessions.ErrNotFound
 	case err != nil && rec != nil:
 		s.t.Errorf("Load returned a record together with the error %q", err)
@@ -229,20 +229,20 @@ func (s *checked) Delete(ctx context.Context, name string, rec *sessions.Record)
 	return err
 }
 
-// look checks that an error holds no secret: errors are logged.
+// look checks that an error contains no secret, because errors are logged.
 func (s *checked) look(method string, err error, token string, rec *sessions.Record) {
 	if err == nil {
 		return
 	}
 	text := err.Error()
 	if len(token) >= 16 && strings.Contains(text, token) {
-		s.t.Errorf("the error of %s holds the token: errors are logged, and the token is a credential", method)
+		s.t.Errorf("the error of %s contains the token: errors are logged, and the token is a credential", method)
 	}
 	if strings.Contains(text, secret) {
-		s.t.Errorf("the error of %s holds a value of the session: errors are logged", method)
+		s.t.Errorf("the error of %s contains a value of the session: errors are logged", method)
 	}
 	if rec != nil && errors.Is(err, sessions.ErrNotFound) {
-		s.t.Errorf("%s returned ErrNotFound, which only Load does: a record that is no longer there is ErrGone", method)
+		s.t.Errorf("%s returned ErrNotFound, which only Load may return; want ErrGone if the record no longer exists", method)
 	}
 }
 
@@ -267,7 +267,7 @@ func (s *checked) want(when, token string, want *sessions.Record) *sessions.Reco
 		s.t.Fatalf("Load %s: %v; want the record", when, err)
 	}
 	if diff := difference(got, want); diff != "" {
-		s.t.Fatalf("Load %s: not the record that must be there: %s", when, diff)
+		s.t.Fatalf("Load %s: not the expected record: %s", when, diff)
 	}
 	return got
 }
@@ -280,8 +280,8 @@ func (s *checked) wantNone(when, token string) {
 	}
 }
 
-// wantEnded checks that the token stands for no session: there is nothing, or a tombstone, which a store may leave
-// behind when it deletes.
+// wantEnded checks that the token names no session: there is no record, or a tombstone, which a store may leave when it
+// deletes.
 func (s *checked) wantEnded(when, token string) {
 	s.t.Helper()
 	rec, err := s.Load(s.t.Context(), cookieName, token)
@@ -302,7 +302,7 @@ func (s *checked) wantTombstone(when, token string) {
 	case err != nil:
 		s.t.Fatalf("Load %s: %v; want the tombstone, a record with Revoked set", when, err)
 	case !rec.Revoked:
-		s.t.Fatalf("Load %s: a living session; want the tombstone: the destroyed session has come back", when)
+		s.t.Fatalf("Load %s: a live session; want the tombstone: the destroyed session has come back", when)
 	}
 	for range rec.Values() {
 		s.t.Fatalf("Load %s: the tombstone has values; want none", when)
@@ -333,7 +333,7 @@ func (s *checked) wantErr(what string, err error, want ...error) {
 	s.t.Fatalf("%s: error %v; want %q", what, err, want)
 }
 
-// save writes a version that must be taken.
+// save writes a version, which must succeed.
 func (s *checked) save(what string, rec *sessions.Record, base int64) {
 	s.t.Helper()
 	token, err := s.Save(s.t.Context(), cookieName, rec, base)
@@ -341,7 +341,7 @@ func (s *checked) save(what string, rec *sessions.Record, base int64) {
 		s.t.Fatalf("Save %s: %v; want success", what, err)
 	}
 	if token != rec.Token {
-		s.t.Fatalf("Save %s: returned another token than that of the record, which only Renew changes", what)
+		s.t.Fatalf("Save %s: returned a token other than that of the record, which only Renew changes", what)
 	}
 }
 
@@ -352,11 +352,11 @@ func (s *checked) touch(what string, rec *sessions.Record) {
 		s.t.Fatalf("Touch %s: %v; want success", what, err)
 	}
 	if token != rec.Token {
-		s.t.Fatalf("Touch %s: returned another token than that of the record, which only Renew changes", what)
+		s.t.Fatalf("Touch %s: returned a token other than that of the record, which only Renew changes", what)
 	}
 }
 
-// conflict checks that a save is refused because of current, and that the refusal says what is there.
+// conflict checks that a save fails because of current, and that the error has current, if it has a record.
 func (s *checked) conflict(what string, rec *sessions.Record, base int64, current *sessions.Record) {
 	s.t.Helper()
 	err := s.saveErr(what, rec, base, sessions.ErrConflict)
@@ -365,10 +365,10 @@ func (s *checked) conflict(what string, rec *sessions.Record, base int64, curren
 		if diff := difference(found.Current, current); diff != "" {
 			s.t.Fatalf("Save %s: ConflictError.Current is not what is in the store: %s", what, diff)
 		}
-		found.Current.SetValue("who", json.RawMessage(`"changed"`)) // it is the caller's
+		found.Current.SetValue("who", json.RawMessage(`"changed"`)) // the caller may change it
 		found.Current.Version++
 	}
-	s.want("after the refused Save "+what, current.Token, current)
+	s.want("after the rejected Save "+what, current.Token, current)
 }
 
 // brief saves a new record that expires soon, but not before the store has taken it.
@@ -387,7 +387,7 @@ func (s *checked) brief() (rec *sessions.Record, token string) {
 	}
 }
 
-// awaitGone waits until a record that has expired is no longer there.
+// awaitGone waits until an expired record no longer exists.
 func (s *checked) awaitGone(token string, expires time.Time) {
 	s.t.Helper()
 	for patience := expires.Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
@@ -404,11 +404,11 @@ func (s *checked) awaitGone(token string, expires time.Time) {
 	}
 }
 
-// await waits until a time has passed, with room for a clock of the store that is a little behind.
+// await waits until a time has passed, and a little longer in case the store's clock is behind.
 func await(when time.Time) { time.Sleep(time.Until(when) + 20*time.Millisecond) }
 
-// difference says in which fields two records differ; empty if they do not. Values are compared as JSON, numbers by
-// their digits. Presented is not compared: a store sets it in Load.
+// difference returns in which fields two records differ, or "". It compares values as JSON, and numbers by their
+// digits. It does not compare Presented, which a store sets in Load.
 func difference(got, want *sessions.Record) string {
 	var diffs []string
 	note := func(field string, got, want any) {
@@ -494,8 +494,8 @@ func testFields(s *checked) {
 	}
 }
 
-// testPresented checks what the Manager goes by: it sends the client what the record presents, if that is not what the client
-// has presented.
+// testPresented checks what the Manager relies on: it sends the client what the record presents, if the client has
+// presented something else.
 func testPresented(s *checked) {
 	rec := newRecord()
 	check := func(when, token string, want *sessions.Record) {
@@ -504,7 +504,7 @@ func testPresented(s *checked) {
 		switch wanted := presents(got); wanted {
 		case token:
 		case want.Presented:
-			s.t.Fatalf("Load %s: Presented is that of the record which was given to Save: it is no part of what is stored", when)
+			s.t.Fatalf("Load %s: Presented is that of the record passed to Save, but it is not part of the stored form", when)
 		default: // the store wants the client to present something else from now on
 			again, err := s.Load(s.t.Context(), cookieName, wanted)
 			if err != nil || again.ID != got.ID {
@@ -518,14 +518,14 @@ func testPresented(s *checked) {
 		}
 		for _, credential := range []string{got.Token, got.Presented, token} {
 			if credential != "" && bytes.Contains(text, []byte(credential)) {
-				s.t.Fatalf("MarshalJSON of a record that was loaded holds what the client presents for it: a store would keep a credential")
+				s.t.Fatalf("MarshalJSON of a loaded record contains what the client presents for it: a store would keep a credential")
 			}
 		}
 	}
 	token := s.create(copyOf(rec))
 	check("of what was saved", token, rec)
 	rec.Version++
-	rec.Presented = token // where it is that, the Manager gives it back so
+	rec.Presented = token // as the Manager passes it
 	for range 2 {
 		next, err := s.Save(s.t.Context(), cookieName, copyOf(rec), rec.Version-1)
 		if err != nil {
@@ -644,7 +644,7 @@ func testMalformed(s *checked) {
 		"quoted":            `"` + token + `"`,
 	} {
 		if _, err := s.Load(s.t.Context(), cookieName, bad); !errors.Is(err, sessions.ErrNotFound) {
-			s.t.Errorf("Load of a token that is %s: error %v; want ErrNotFound (look at it with sessions.TokenID first)", name, err)
+			s.t.Errorf("Load of a token that is %s: error %v; want ErrNotFound (check it with sessions.TokenID first)", name, err)
 		}
 	}
 }
@@ -664,7 +664,7 @@ func testExpires(s *checked) {
 	rec, token := s.brief()
 	want := copyOf(rec)
 	got, err := s.Load(s.t.Context(), cookieName, token)
-	if time.Now().Before(rec.Expires) { // or the store took too long to say
+	if time.Now().Before(rec.Expires) { // otherwise the store took too long
 		if err != nil {
 			s.t.Fatalf("Load before the expiry: %v; want the record", err)
 		}
@@ -687,7 +687,7 @@ func testSaveExpired(s *checked) {
 		rec := newRecord()
 		rec.Expires = expires
 		s.saveErr("of a new record that "+name, rec, 0, sessions.ErrGone)
-		s.wantNone("after the refused Save of a record that "+name, rec.Token)
+		s.wantNone("after the rejected Save of a record that "+name, rec.Token)
 	}
 }
 
@@ -745,7 +745,7 @@ func testCancelled(s *checked) {
 	check := func(method string, err error) {
 		for _, wrong := range []error{sessions.ErrNotFound, sessions.ErrGone, sessions.ErrConflict, sessions.ErrTooLarge} {
 			if errors.Is(err, wrong) {
-				s.t.Errorf("%s with a cancelled context: %v; want success, or an error that says that the store could not answer", method, err)
+				s.t.Errorf("%s with a cancelled context: %v; want success, or an error that means that the store could not answer", method, err)
 			}
 		}
 	}
@@ -800,7 +800,7 @@ func testIgnoresName(s *checked) {
 	}
 }
 
-// testText compares what no field shows.
+// testText compares what the fields do not show.
 func testText(s *checked) {
 	rec := written(s.t)
 	// text returns the two parts of the text, as if the record had not been touched.
@@ -878,7 +878,7 @@ func testCreateRace(s *checked) {
 		}
 	})
 	if len(won) != 1 {
-		s.t.Fatalf("%d of 20 parallel Saves with base 0 and the same token were told that they had made it, want 1: the check and the write must be one step", len(won))
+		s.t.Fatalf("%d of 20 parallel Saves with base 0 and the same token succeeded, want 1: check and write must be one atomic step", len(won))
 	}
 	s.want("after the race", first.Token, won[0])
 }
@@ -892,7 +892,7 @@ func testSaveRight(s *checked) {
 	second.Persistent, second.Secure, second.CustomIdle, second.Idle = true, true, true, time.Minute
 	second.SetValue("new", json.RawMessage(`"`+secret+`"`))
 	want := copyOf(second)
-	s.save("with the version that is there as its base", second, first.Version)
+	s.save("with the stored version as its base", second, first.Version)
 	s.want("after the second Save", first.Token, want)
 	third := following(want)
 	s.save("with the version of the second Save as its base", third, want.Version)
@@ -912,9 +912,9 @@ func testSaveWrong(s *checked) {
 	late.SetValue("late", json.RawMessage(`"`+secret+`"`))
 	for what, base := range map[string]int64{
 		"with the base of a version that was replaced":   first.Version,
-		"with the base of a version that is not there":   first.Version - 1,
-		"with the base of a version that is still to be": there.Version + 1,
-		"with base 1": 1,
+		"with the base of a version that does not exist": first.Version - 1,
+		"with the base of a later version":               there.Version + 1,
+		"with base 1":                                    1,
 	} {
 		s.conflict(what, copyOf(late), base, there)
 	}
@@ -1023,7 +1023,7 @@ func testTombstoneStops(s *checked) {
 	s.wantTombstone("after a Touch with the version of the tombstone", rec.Token)
 }
 
-// A version is often the time in milliseconds, so that a write and the tombstone that replaces it can have the same.
+// A version is usually the time in microseconds, so a write and the tombstone that replaces it can have the same one.
 func testTombstoneSameVersion(s *checked) {
 	rec := newRecord()
 	s.create(rec)
@@ -1057,7 +1057,7 @@ func testTombstoneExpires(s *checked) {
 	s.awaitGone(rec.Token, dead.Expires)
 }
 
-// renewal returns what takes the place of a renewed session.
+// renewal returns the tombstone of a renewed session.
 func renewal(rec *sessions.Record) *sessions.Record {
 	stone := tombstone(rec)
 	stone.Renewed = true
@@ -1097,7 +1097,7 @@ func testTouch(s *checked) {
 	want := copyOf(rec)
 	want.Expires, want.Idle = rec.Expires.Add(time.Minute), 31*time.Minute
 
-	given := blank(rec) // what else it says must not reach the store
+	given := blank(rec) // its other fields and its values must not reach the store
 	given.Expires, given.Idle, given.Persistent, given.Secure, given.CustomIdle = want.Expires, want.Idle, false, true, false
 	given.SetValue("who", json.RawMessage(`"`+secret+` of a touch"`))
 	given.SetValue("more", json.RawMessage(`1`))
@@ -1140,7 +1140,7 @@ func testTouchPast(s *checked) {
 		past := copyOf(rec)
 		past.Expires = expires
 		if _, err := s.Touch(s.t.Context(), cookieName, past); err == nil {
-			s.wantNone("after Touch with an expiry "+name+", which was not refused", rec.Token)
+			s.wantNone("after Touch with an expiry "+name+", which returned no error", rec.Token)
 		} else if !errors.Is(err, sessions.ErrGone) {
 			s.t.Fatalf("Touch with an expiry %s: error %v; want ErrGone", name, err)
 		} else if got, err := s.Load(s.t.Context(), cookieName, rec.Token); err == nil && got.Expires.After(rec.Expires) {
@@ -1197,7 +1197,7 @@ func testDelete(s *checked) {
 		given := copyOf(there)
 		given.Version += than
 		if err := s.Delete(s.t.Context(), cookieName, given); err != nil {
-			s.t.Fatalf("Delete with %s: %v; want success, Delete does not look at the version", what, err)
+			s.t.Fatalf("Delete with %s: %v; want success: Delete must ignore the version", what, err)
 		}
 		s.wantEnded("after Delete with "+what, rec.Token)
 		s.want("of another record, after Delete", other.Token, other)
@@ -1214,7 +1214,7 @@ func testDeleteDestroyed(s *checked) {
 	s.save("of a tombstone", tombstone(rec), rec.Version)
 	for range 2 {
 		if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
-			s.t.Fatalf("Delete of a session that was destroyed: %v; want success: it has ended, as the caller wants", err)
+			s.t.Fatalf("Delete of a session that was destroyed: %v; want success: it has ended, as intended", err)
 		}
 		s.wantEnded("after Delete of a session that was destroyed", rec.Token)
 	}
@@ -1232,15 +1232,15 @@ func testDeleteRenewed(s *checked) {
 	}
 }
 
-// testDeleteBesideRenewal races a logout against a renewal. If both succeeded the session would live on under its new token,
-// and the user believe to be logged out.
+// testDeleteBesideRenewal races a logout against a renewal. If both succeeded, the session would live on under its new
+// token, although the user seems to be logged out.
 func testDeleteBesideRenewal(s *checked) {
 	for round := range 50 {
 		rec := newRecord()
 		s.create(rec)
 		var deleted, renewed error
 		parallel(2, func(i int) {
-			if i == round%2 { // the one that was started last mostly runs first
+			if i == round%2 { // the goroutine started last usually runs first
 				deleted = s.Delete(s.t.Context(), cookieName, copyOf(rec))
 			} else {
 				_, renewed = s.Save(s.t.Context(), cookieName, renewal(rec), rec.Version)
@@ -1249,10 +1249,10 @@ func testDeleteBesideRenewal(s *checked) {
 		switch {
 		case deleted == nil && errors.Is(renewed, sessions.ErrGone), renewed == nil && errors.Is(deleted, sessions.ErrGone):
 		default:
-			s.t.Fatalf("Delete beside Save of the tombstone of a renewal: %v, and %v; want success for one of them, and ErrGone for the "+
-				"other: in each of them the check and the write must be one step", deleted, renewed)
+			s.t.Fatalf("Delete concurrent with Save of the tombstone of a renewal: %v, and %v; want success for one of them, and ErrGone for the "+
+				"other: each must check and write in one atomic step", deleted, renewed)
 		}
-		s.wantEnded("after Delete beside a renewal", rec.Token)
+		s.wantEnded("after Delete concurrent with a renewal", rec.Token)
 	}
 }
 
@@ -1262,7 +1262,7 @@ func testDeleteMissing(s *checked) {
 		s.t.Fatalf("Delete of a record that was never there: %v; want success", err)
 	}
 	s.wantEnded("after Delete of a record that was never there", rec.Token)
-	rec = newRecord() // where Delete leaves a tombstone, the first one is ended for good
+	rec = newRecord() // if Delete leaves a tombstone, the first session has ended for good
 	s.create(rec)
 	for range 2 {
 		if err := s.Delete(s.t.Context(), cookieName, copyOf(rec)); err != nil {
@@ -1301,7 +1301,7 @@ func (s *checked) change(token string, fn func(*sessions.Record)) error {
 			rec = found.Current
 		}
 	}
-	return errors.New("Save was refused with ErrConflict more often than there are writers")
+	return errors.New("Save returned ErrConflict more often than there are writers")
 }
 
 func testParallelWriters(s *checked) {
@@ -1311,7 +1311,7 @@ func testParallelWriters(s *checked) {
 
 	stop := make(chan struct{})
 	var touching sync.WaitGroup
-	for range 2 { // requests that only read, and slide the expiry
+	for range 2 { // requests that only read, and extend the expiry
 		touching.Go(func() {
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
@@ -1340,7 +1340,7 @@ func testParallelWriters(s *checked) {
 		ready := sync.OnceFunc(loaded.Done)
 		err := s.change(rec.Token, func(rec *sessions.Record) {
 			ready()
-			loaded.Wait() // each of them holds the first version before any of them saves
+			loaded.Wait() // all of them have the first version before any of them saves
 			var n int
 			count, _ := rec.Value("count")
 			if json.Unmarshal(count, &n) != nil {
@@ -1362,11 +1362,11 @@ func testParallelWriters(s *checked) {
 		s.t.Fatalf("Load after %d parallel writers: %v", writers, err)
 	}
 	if count, _ := got.Value("count"); string(count) != fmt.Sprint(writers) {
-		s.t.Errorf("%d writers each added 1, and the sum is %s: the check of the version and the write must be one step, in Save and in Touch", writers, count)
+		s.t.Errorf("%d writers each added 1, but the sum is %s: in Save and Touch, version check and write must be one atomic step", writers, count)
 	}
 	for i := range writers {
 		if _, ok := got.Value(fmt.Sprint("writer ", i)); !ok {
-			s.t.Errorf("what writer %d of %d wrote is lost", i, writers)
+			s.t.Errorf("the write of writer %d of %d is lost", i, writers)
 		}
 	}
 }
@@ -1390,7 +1390,7 @@ func testParallelDestroy(s *checked) {
 				}
 				err := s.change(rec.Token, func(rec *sessions.Record) {
 					begun()
-					if i%2 == 0 { // these hold a living version, and save it when it is too late; the others just go on
+					if i%2 == 0 { // these have a live version, and save it when it is too late; the others just continue
 						<-destroyed
 						late = true
 					}
@@ -1400,10 +1400,10 @@ func testParallelDestroy(s *checked) {
 				case errors.Is(err, sessions.ErrGone):
 					return
 				case err != nil:
-					s.t.Errorf("a writer, while the session is destroyed: %v; want success before, and ErrGone after", err)
+					s.t.Errorf("a writer while the session is destroyed: %v; want success before, and ErrGone after", err)
 					return
 				case late:
-					s.t.Errorf("a writer got through after the session was destroyed; want ErrGone")
+					s.t.Errorf("a writer succeeded after the session was destroyed; want ErrGone")
 					return
 				}
 			}
@@ -1418,7 +1418,7 @@ func testParallelDestroy(s *checked) {
 	s.wantTombstone("after the writers have ended", rec.Token)
 }
 
-// parallel runs fn n times at once, and waits.
+// parallel runs fn n times concurrently, and waits.
 func parallel(n int, fn func(i int)) {
 	var done sync.WaitGroup
 	start := make(chan struct{})
