@@ -43,7 +43,7 @@ func (l lookup) Handle(ctx context.Context, rec slog.Record) error {
 	return l.Handler.Handle(ctx, rec)
 }
 
-// Whoever is called while a session is loaded or committed may ask for the session, and must not wait for itself.
+// Functions that are called while a session is loaded or committed may ask for the session, and must not deadlock.
 func TestObserveAsksForTheSession(t *testing.T) {
 	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
 	var mgr, inner *sessions.Manager

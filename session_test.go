@@ -965,7 +965,7 @@ func TestP03_OwnLifetime_B19(t *testing.T) {
 	}
 }
 
-// Printing what a handler has shows neither token nor values.
+// Printing what a handler has access to shows neither token nor values.
 func TestP11_PrintingASessionOrItsContext(t *testing.T) {
 	mgr, err := sessions.New(sessions.Config{Store: cookieStoreWith(t, secretA)})
 	require.NoError(t, err)
