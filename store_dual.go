@@ -140,7 +140,7 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 
 const (
 	newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
-	hiddenNew   = newAtClient + " (give what wraps it a method Unwrap() sessions.Store, and NewDualStore refuses it at once)"
+	hiddenNew   = newAtClient + " (add an Unwrap() sessions.Store method to its wrapper, so that NewDualStore rejects it)"
 	fromClient  = "a DualStore that moves records out of the client's cookie: finish that move, and use its New here"
 )
 
