@@ -80,6 +80,7 @@ type DualStore struct {
 	old, new     Store
 	declared     bool        // the old store has a ClientSide method, so nothing has to be learned
 	atClient     atomic.Bool // the client holds the old store's records, so no other request writes them
+	onServer     atomic.Bool // the old store was seen to keep its records itself
 	phase        atomic.Int32
 	checkRevoked bool
 	fallback     bool
@@ -216,10 +217,14 @@ func (d *DualStore) seenOf(rec *Record, base int64) (s seen, known bool) {
 	return seen{by: d}, false
 }
 
-// learnOld records that the client holds the old store's records, if the store shows no ClientSide method but the client
-// presents something other than the token: the sealed record. rec was loaded from the old store or written to it.
+// learnOld records where the old store keeps its records, if it shows no ClientSide method: what the client presents for
+// one is the token, or else the sealed record. rec was loaded from the old store or written to it.
 func (d *DualStore) learnOld(rec *Record, presents string) {
-	if !d.declared && presents != "" && presents != rec.Token && !d.atClient.Load() {
+	switch {
+	case d.declared || presents == "" || d.atClient.Load() || d.onServer.Load():
+	case presents == rec.Token:
+		d.onServer.Store(true)
+	default:
 		d.atClient.Store(true)
 	}
 }
@@ -287,8 +292,11 @@ func isToken(presented string) bool {
 
 // loadOld reads the old copy, unless the client has presented it.
 func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
-	if c.old == nil && c.oldErr == nil {
-		c.old, c.oldErr = d.old.Load(ctx, name, c.token)
+	if c.old != nil || c.oldErr != nil {
+		return
+	}
+	if c.old, c.oldErr = d.old.Load(ctx, name, c.token); c.oldErr == nil {
+		d.learnOld(c.old, c.token)
 	}
 }
 
@@ -426,7 +434,8 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 }
 
 // present returns what the client should present for a record: what the old store wants while both stores are written,
-// and the token alone after that.
+// and the token alone after that. Until it is known where the old store keeps its records, it is asked to touch one that
+// it does not have: it returns the record sealed only if the client holds them. Touch creates nothing.
 func (d *DualStore) present(ctx context.Context, name, presented string, r rules, c *copies, rec *Record) string {
 	switch {
 	case !r.writeOld:
@@ -436,6 +445,15 @@ func (d *DualStore) present(ctx context.Context, name, presented string, r rules
 	case d.atClient.Load():
 		if sealed, err := d.old.Save(ctx, name, rec, rec.Version); err == nil {
 			return sealed
+		}
+	case !d.declared && !d.onServer.Load() && errors.Is(c.oldErr, ErrNotFound):
+		sealed, err := d.old.Touch(ctx, name, rec)
+		if err == nil {
+			d.learnOld(rec, sealed)
+			return sealed
+		}
+		if errors.Is(err, ErrGone) {
+			d.onServer.Store(true)
 		}
 	}
 	return presented

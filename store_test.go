@@ -360,8 +360,8 @@ func TestP19_WrappedStoresThroughAllPhases(t *testing.T) {
 	})
 }
 
-// Going back, a restarted instance meets cookies that are the token alone. They are sealed again, or OldOnly would not know
-// them: at once where the old store says that the client holds its records, else as soon as one write has shown it.
+// Going back, a restarted instance meets cookies that are the token alone before anything has shown it that the client
+// holds the old store's records. They are sealed again all the same, or OldOnly would not know them.
 func TestP19_ReadsAloneSealAgain(t *testing.T) {
 	eachWrapping(t, func(t *testing.T, w wrapping) {
 		kinds := map[string]sessions.Store{"cookie": cookieStoreWith(t, secretA), "memory": sessiontest.NewMemoryStore()}
@@ -380,14 +380,11 @@ func TestP19_ReadsAloneSealAgain(t *testing.T) {
 				require.Equal(t, "alice", b.on(at(sessions.NewOnly)).user())
 				back := at(sessions.DualReadNew)
 				spy.reset()
-				if w.opaque && name == "cookie" { // the first write shows it
-					back.browser().login("carol")
-				}
 				require.Equal(t, "alice", b.on(back).user())
 				require.Equal(t, "bob", c.on(back).user())
 				require.Equal(t, "bob", c.on(back).user())
 				if name == "memory" {
-					require.Zero(t, spy.writes())
+					require.LessOrEqual(t, spy.writes(), int64(1), "asked once where it keeps its records")
 				}
 				for _, phase := range []sessions.Phase{sessions.DualReadOld, sessions.OldOnly} {
 					require.Equal(t, "alice", b.on(at(phase)).user(), phase)

@@ -162,10 +162,7 @@ var (
 func session(r *http.Request) sessions.Session { return must(sessions.Get(r.Context())) }
 
 func handover(name, store string, st sessions.Store, prefix string) *subject {
-	config := sessions.Config{Store: st, IdleTimeout: 24 * time.Hour}
-	mgr := must(sessions.New(config))
-	config.IdleTimeout = 20 * time.Hour // a session of this one looks as if it was last used four hours ago
-	before := must(sessions.New(config))
+	mgr := must(sessions.New(sessions.Config{Store: st, IdleTimeout: 24 * time.Hour}))
 	return &subject{
 		name: name, library: "handover", store: store, prefix: prefix, ops: ops,
 		handler: func(o op) http.Handler {
@@ -192,11 +189,7 @@ func handover(name, store string, st sessions.Store, prefix string) *subject {
 			}))
 		},
 		create: func(keys int, due bool) string {
-			m := mgr
-			if due {
-				m = before
-			}
-			return ask(m.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			cookie := ask(mgr.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				s := session(r)
 				check(userKey.Set(s, someUser))
 				check(csrfKey.Set(s, csrf))
@@ -206,6 +199,12 @@ func handover(name, store string, st sessions.Store, prefix string) *subject {
 					check(s.Set(key, value))
 				}
 			})), "")
+			if due { // as if it was last used four hours ago
+				rec := must(st.Load(context.Background(), cookieName, strings.TrimPrefix(cookie, cookieName+"=")))
+				rec.Expires = rec.Expires.Add(-4 * time.Hour)
+				cookie = cookieName + "=" + must(st.Touch(context.Background(), cookieName, rec))
+			}
+			return cookie
 		},
 		look: func(cookie string) map[string]any {
 			held := map[string]any{}
