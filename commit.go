@@ -3,8 +3,10 @@ package sessions
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,13 +22,17 @@ const tombstoneGrace = time.Minute
 // touchShare is the inverse of the part of the idle timeout that must have passed before extending it is worth a write.
 const touchShare = 8
 
+// maxTouchWait is how long a session is in use at most before it is touched, however long its idle timeout. Browsers keep
+// a cookie for 400 days; a persistent one must be sent again well before.
+const maxTouchWait = 30 * 24 * time.Hour
+
 // pending is what a session still has to write. A commit takes all of it.
 type pending struct {
 	dirty  bool      // values or the lifetime have changed
 	renew  bool      // the session gets a new token
 	forget bool      // Destroy was called: the client must delete its cookie
 	ended  []*Record // stored sessions that this request destroyed
-	ops    []*op     // the changes since the load, to be made again on a newer record
+	ops    opList    // the changes since the load, to be made again on a newer record
 }
 
 // step is what a commit does with the record.
@@ -35,36 +41,49 @@ type step int
 const (
 	stepNone    step = iota
 	stepCreate       // write the record of a new session
-	stepTooLate      // the same, but it is too late to send the client its token
+	stepTooLate      // nothing: it is too late to send the client a token
 	stepRenew        // write the record under a new token, and a tombstone under the old one
 	stepSave         // write the next version
 	stepTouch        // extend the expiry only
 )
 
-// plan decides what a commit does with a record. stored reports whether the store has it, late whether the response has
-// begun, and slides whether a touch may extend the idle timeout.
-func (p *pending) plan(rec *Record, stored, late, slides bool, now time.Time) step {
+// circumstances are what a plan depends on besides the session itself.
+type circumstances struct {
+	stored   bool // the store has the record
+	late     bool // the response has begun
+	answered bool // the request's deadline has passed, so somebody else has answered, as http.TimeoutHandler does
+	slides   bool // a touch may extend the idle timeout
+}
+
+// plan decides what a commit does with a record. A new session after the first byte, or a renewal that cannot reach the
+// client, is not begun; without the renewal nothing else is stored either: a login under the old token would be a session
+// fixation.
+func (p *pending) plan(rec *Record, at circumstances, now time.Time) step {
 	switch {
-	case !stored && len(rec.values) == 0:
+	case !at.stored && len(rec.values) == 0:
 		return stepNone // nothing is stored for an anonymous visitor
-	case !stored && late:
+	case !at.stored && at.late:
 		return stepTooLate
-	case !stored:
+	case !at.stored:
 		return stepCreate
+	case p.renew && (at.late || at.answered):
+		return stepTooLate
 	case p.renew:
 		return stepRenew
 	case p.dirty:
 		return stepSave
-	case slides && touchDue(rec, now):
+	case at.slides && touchDue(rec, now):
 		return stepTouch
 	}
 	return stepNone
 }
 
 // touchDue reports whether enough of the idle timeout has passed that extending it is worth a write. It ignores how
-// close the deadline is, so the last touch, which reaches the deadline, may extend the session by very little.
+// close the deadline is, so the last touch, which reaches the deadline, may extend the session by very little. An expiry
+// that is further away than the timeout, as a clock that was ahead has left it, is due as well.
 func touchDue(rec *Record, now time.Time) bool {
-	return rec.Expires.Before(rec.Deadline) && now.Add(rec.Idle).Sub(rec.Expires) >= rec.Idle/touchShare
+	used, worth := now.Add(rec.Idle).Sub(rec.Expires), min(rec.Idle/touchShare, maxTouchWait)
+	return rec.Expires.Before(rec.Deadline) && (used >= worth || used <= -worth)
 }
 
 // BeforeResponse commits before the first byte. It implements respwriter.Hooks.
@@ -153,7 +172,10 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Lock()
 	now := r.m.limits.now()
 	c := change{r: r, s: s, late: late, rec: s.rec, stored: s.stored, resend: s.stored && !late && s.rec.presents() != r.client.token}
-	step := s.pending.plan(s.rec, s.stored, late, !s.touchFailed, now)
+	step := s.pending.plan(s.rec, circumstances{
+		stored: s.stored, late: late, answered: errors.Is(r.Context.Err(), context.DeadlineExceeded),
+		slides: !s.touchFailed,
+	}, now)
 	if step == stepNone && !c.resend && !s.pending.forget && len(s.pending.ended) == 0 {
 		s.mu.Unlock()
 		return "", nil
@@ -179,7 +201,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 func (s *session) adopt(c *change, gen uint64) error {
 	for {
 		s.mu.Lock()
-		ops, now := append([]*op(nil), s.pending.ops...), s.gen
+		ops, now := slices.Clone(s.pending.ops.all), s.gen
 		if now == gen {
 			s.rec, s.stored = c.rec, c.stored
 			s.mu.Unlock()
@@ -238,7 +260,13 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	slid := false // the expiry of a persistent cookie must move as well
 	switch step {
 	case stepTooLate:
-		c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
+		if !c.late {
+			c.tooLate("the deadline of the request has passed, and the client has another answer: nothing was stored")
+			return "", errAnswered
+		}
+		if !c.renew { // of which Renew has told
+			c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
+		}
 		return "", nil
 	case stepCreate:
 		c.rec.Secure = https || c.r.client.secure // client.secure: after Destroy, in a chain that loses the scheme
@@ -258,11 +286,14 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	if err != nil {
 		return "", err
 	}
-	return c.cookieLine(ctx, token, slid)
+	return c.cookieLine(ctx, now, token, slid)
 }
 
+// errAnswered fails the response of a request whose deadline has passed.
+var errAnswered = fmt.Errorf("sessions: nothing was stored: the client could no longer be given its token: %w", context.DeadlineExceeded)
+
 // cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it.
-func (c *change) cookieLine(ctx context.Context, token string, slid bool) (string, error) {
+func (c *change) cookieLine(ctx context.Context, now time.Time, token string, slid bool) (string, error) {
 	m, client := c.r.m, c.r.client
 	if token == "" {
 		if !c.forget || !client.sent || c.late {
@@ -299,7 +330,7 @@ func (c *change) cookieLine(ctx context.Context, token string, slid bool) (strin
 	c.r.warnDomain(ctx, c.rec.ID)
 	switch {
 	case c.rec.Persistent:
-		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(m.limits.now())), secure), nil
+		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(now)), secure), nil
 	case secure:
 		return m.cookie.withValue(m.secureLine, token), nil
 	}
@@ -364,7 +395,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 		}
 		if errors.Is(err, ErrConflict) {
 			if old, err = c.merge(ctx, old, err, attempt); err == nil {
-				next.values = old.clone().values
+				next.values, next.index = old.clone().values, nil
 				next.CustomIdle, next.Idle, next.Persistent = old.CustomIdle, old.Idle, old.Persistent
 				next.Secure = old.Secure // merge has combined both
 				c.r.m.limits.slide(next, now)
@@ -404,12 +435,12 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 			return nil, c.failed(ctx, EventConflict, ours.ID, err)
 		}
 	}
-	m.limits.apply(current)
+	m.limits.apply(current, m.limits.now())
 	if current.Revoked || !current.alive(m.limits.now()) {
 		return nil, c.failed(ctx, EventConflict, ours.ID, ErrGone)
 	}
 	current.Secure = current.Secure || ours.Secure
-	if err := c.s.rebase(current, c.ops); err != nil {
+	if err := c.s.rebase(current, c.ops.all); err != nil {
 		return nil, c.failed(ctx, EventConflict, ours.ID, err)
 	}
 	return current, nil

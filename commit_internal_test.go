@@ -42,6 +42,18 @@ func TestPlan(t *testing.T) {
 		{"a logout", pending{forget: true, ended: []*Record{rested(0)}}, rested(0), false, false, false, stepNone},
 		{"a logout and a new session", pending{forget: true, dirty: true, ended: []*Record{rested(0)}}, rested(0, "k"), false, false, false, stepCreate},
 	} {
-		require.Equal(t, c.want, c.pending.plan(c.rec, c.stored, c.late, !c.stays, now), c.name)
+		require.Equal(t, c.want, c.pending.plan(c.rec, circumstances{stored: c.stored, late: c.late, slides: !c.stays}, now), c.name)
+	}
+	for _, c := range []struct {
+		name    string
+		pending pending
+		at      circumstances
+		want    step
+	}{
+		{"a renewal after the first byte", pending{renew: true, dirty: true}, circumstances{stored: true, late: true}, stepTooLate},
+		{"a renewal that somebody else has answered", pending{renew: true, dirty: true}, circumstances{stored: true, answered: true}, stepTooLate},
+		{"a write that somebody else has answered", pending{dirty: true}, circumstances{stored: true, answered: true}, stepSave},
+	} {
+		require.Equal(t, c.want, c.pending.plan(rested(0, "k"), c.at, now), c.name)
 	}
 }

@@ -2011,3 +2011,89 @@ func TestP03_IdleTimeoutSlides_B16(t *testing.T) {
 		})
 	}
 }
+
+// A renewal that cannot reach the client is not begun, and then nothing else of that request is stored: a login under the
+// old token would be a session fixation.
+func TestP06_ARenewalThatCannotReachTheClient(t *testing.T) {
+	timedOut := func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Second, "too late") }
+	deadline := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+			defer cancel()
+			next.ServeHTTP(w, r.WithContext(ctx))
+		})
+	}
+	none := func(next http.Handler) http.Handler { return next }
+	login := func(s sessions.Session) {
+		s.Renew()
+		_ = s.Set("user", 42)
+	}
+	for _, c := range []struct {
+		name    string
+		outside func(http.Handler) http.Handler
+		inside  func(w http.ResponseWriter, s sessions.Session)
+		stored  bool
+	}{
+		{"in time", none, func(_ http.ResponseWriter, s sessions.Session) { login(s) }, true},
+		{"after the first byte", none, func(w http.ResponseWriter, s sessions.Session) {
+			_, _ = io.WriteString(w, "x")
+			login(s)
+		}, false},
+		{"after TimeoutHandler has answered", timedOut, func(_ http.ResponseWriter, s sessions.Session) {
+			time.Sleep(2 * time.Second)
+			login(s)
+		}, false},
+		{"after the deadline of the request", deadline, func(_ http.ResponseWriter, s sessions.Session) {
+			time.Sleep(2 * time.Second)
+			login(s)
+		}, false},
+	} {
+		for _, phase := range append([]sessions.Phase{-1}, dualPhases...) {
+			t.Run(fmt.Sprintf("%s/%v", c.name, phase), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var store sessions.Store = memoryStore.make(t)
+					if phase >= 0 {
+						d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookieStoreWith(t, secretA), New: store, Phase: phase})
+						require.NoError(t, err)
+						store = d
+					}
+					m, err := sessions.New(sessions.Config{Store: store})
+					require.NoError(t, err)
+					send := func(h http.Handler, cookie string) (*httptest.ResponseRecorder, string) {
+						r := httptest.NewRequest(http.MethodGet, "/", nil)
+						if cookie != "" {
+							r.Header.Set("Cookie", "session="+cookie)
+						}
+						w := httptest.NewRecorder()
+						h.ServeHTTP(w, r)
+						synctest.Wait()
+						time.Sleep(time.Minute) // until a handler that was given up has ended
+						for _, set := range w.Result().Cookies() {
+							cookie = set.Value
+						}
+						return w, cookie
+					}
+					handle := func(inside func(http.ResponseWriter, sessions.Session)) http.Handler {
+						return m.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inside(w, session(t, r)) }))
+					}
+					_, planted := send(handle(func(_ http.ResponseWriter, s sessions.Session) { _ = s.Set("basket", 1) }), "")
+					_, after := send(c.outside(handle(c.inside)), planted)
+					require.Equal(t, c.stored, after != planted)
+					read := func(cookie string) (basket, user int) {
+						send(handle(func(_ http.ResponseWriter, s sessions.Session) {
+							_, _ = s.Get("basket", &basket)
+							_, _ = s.Get("user", &user)
+						}), cookie)
+						return basket, user
+					}
+					basket, user := read(after)
+					require.Equal(t, 1, basket, "the session is as it was")
+					require.Equal(t, c.stored, user == 42)
+					if _, user := read(planted); phase >= sessions.DualReadNew || phase < 0 {
+						require.Zero(t, user, "the planted token is not logged in")
+					}
+				})
+			})
+		}
+	}
+}

@@ -60,8 +60,11 @@ func (c Cookie) check(secure SecureMode, bad *check.Mistakes) {
 	if c.Path[0] != '/' {
 		bad.Add("Cookie.Path", "%q does not start with '/': browsers would ignore it", c.Path)
 	}
-	if strings.ContainsFunc(c.Path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }) {
+	switch {
+	case strings.ContainsFunc(c.Path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }):
 		bad.Add("Cookie.Path", "%q has a character that would end or break the cookie: use ASCII without ';' and control characters", c.Path)
+	case strings.ContainsAny(c.Path, " ?#"):
+		bad.Add("Cookie.Path", "%q has a space, '?' or '#': no request path has one, so browsers would never send the cookie", c.Path)
 	}
 	if len(c.Path) > maxAttributeBytes {
 		bad.Add("Cookie.Path", "%d bytes are too long: browsers accept %d", len(c.Path), maxAttributeBytes)
@@ -170,7 +173,7 @@ func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {
 	case maxAge < 0:
 		h.MaxAge = -1
 	case maxAge > 0:
-		h.MaxAge = max(1, int(maxAge.Seconds()))
+		h.MaxAge = max(1, int(maxAge.Round(time.Second)/time.Second))
 	}
 	// Insert the value separately: net/http would check each byte again, which fitsCookie has done.
 	return c.withValue(h.String(), value)

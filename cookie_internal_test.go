@@ -149,7 +149,8 @@ func TestCookieHeader(t *testing.T) {
 		{Cookie{}, 0, false, "session=v; Path=/; HttpOnly; SameSite=Lax"},
 		{Cookie{}, 0, true, "session=v; Path=/; HttpOnly; Secure; SameSite=Lax"},
 		{Cookie{}, time.Hour, false, "session=v; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"},
-		{Cookie{}, time.Hour + 999*time.Millisecond, false, "session=v; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"},
+		{Cookie{}, time.Hour + 499*time.Millisecond, false, "session=v; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"},
+		{Cookie{}, time.Hour + 500*time.Millisecond, false, "session=v; Path=/; Max-Age=3601; HttpOnly; SameSite=Lax"},
 		{Cookie{}, time.Millisecond, false, "session=v; Path=/; Max-Age=1; HttpOnly; SameSite=Lax"}, // 0 would delete it
 		{Cookie{}, -1, false, "session=v; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"},
 		{Cookie{Domain: ".example.com", Path: "/a b"}, 0, false, `session=v; Path=/a b; Domain=example.com; HttpOnly; SameSite=Lax`},

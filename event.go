@@ -85,9 +85,6 @@ const (
 	OutcomeExpiryDiffers Outcome = "expiry_differs" // the copies are equal, but expire at different times
 )
 
-// maxWarned bounds the number of log lines that are written once per host or proxy, not once per request.
-const maxWarned = 256
-
 // emit passes an event to Observe and, if a person can act on it, to the log.
 func (m *Manager) emit(ctx context.Context, e Event) {
 	if m.observe != nil {
@@ -136,12 +133,22 @@ func loadAdopted(ctx context.Context) {
 	}
 }
 
-func (m *Manager) logEvent(ctx context.Context, e Event) {
+func (m *Manager) logEvent(ctx context.Context, e Event) { m.logAbout(ctx, "", e) }
+
+// logAbout logs an event if a person can act on it. What a client can cause is limited.
+func (m *Manager) logAbout(ctx context.Context, subject string, e Event) {
 	level, message := e.logLine()
 	if message == "" || !m.logger.Enabled(ctx, level) {
 		return
 	}
-	args := make([]any, 0, 12)
+	dropped := 0
+	if e.Kind == EventReject || e.Kind == EventSecure {
+		var ok bool
+		if ok, dropped = m.loglimit.Allow(string(e.Outcome), subject, m.limits.now()); !ok {
+			return
+		}
+	}
+	args := make([]any, 0, 14)
 	args = append(args, "kind", string(e.Kind), "outcome", string(e.Outcome))
 	for _, a := range [...]struct{ key, value string }{{"session", e.SessionID}, {"store", e.Store}, {"detail", e.Detail}} {
 		if a.value != "" {
@@ -151,24 +158,18 @@ func (m *Manager) logEvent(ctx context.Context, e Event) {
 	if e.Err != nil {
 		args = append(args, "error", e.Err.Error())
 	}
+	if dropped > 0 {
+		args = append(args, "suppressed", dropped)
+	}
 	m.logger.Log(ctx, level, message, args...)
 }
 
-// warnOnce passes the event to Observe each time, and logs it once per kind, outcome and subject.
+// warnOnce passes the event to Observe each time, and logs it once per hour for each outcome and subject.
 func (m *Manager) warnOnce(ctx context.Context, subject string, e Event) {
 	if m.observe != nil {
 		m.observe(ctx, e)
 	}
-	key := string(e.Kind) + " " + string(e.Outcome) + " " + subject
-	m.warnedMu.Lock()
-	seen := m.warned[key] || len(m.warned) >= maxWarned
-	if !seen {
-		m.warned[key] = true
-	}
-	m.warnedMu.Unlock()
-	if !seen {
-		m.logEvent(ctx, e)
-	}
+	m.logAbout(ctx, subject, e)
 }
 
 // logLine returns the log line of an event, or "" if there is nothing for a person to do.

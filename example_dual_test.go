@@ -63,7 +63,7 @@ func phaseHandler(dual *sessions.DualStore) http.Handler {
 		}
 		dual.SetPhase(phase)
 	})
-	return mux
+	return http.NewCrossOriginProtection().Handler(mux) // no other site's page can change it
 }
 
 // The three programs of the runbook, one after the other, with the phases in between: the session survives.
@@ -102,6 +102,13 @@ func TestP15_ProgramsOfTheRunbook(t *testing.T) {
 	w := httptest.NewRecorder()
 	phaseHandler(dual).ServeHTTP(w, httptest.NewRequest("POST", "/phase?to=Backwards", nil))
 	require.Equal(t, http.StatusBadRequest, w.Code)
+	require.Equal(t, sessions.NewOnly, dual.Phase())
+
+	forged := httptest.NewRequest("POST", "/phase?to=OldOnly", nil)
+	forged.Header.Set("Sec-Fetch-Site", "cross-site")
+	w = httptest.NewRecorder()
+	phaseHandler(dual).ServeHTTP(w, forged)
+	require.Equal(t, http.StatusForbidden, w.Code)
 	require.Equal(t, sessions.NewOnly, dual.Phase())
 }
 

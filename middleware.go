@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"handover.example/sessions/internal/check"
+	"handover.example/sessions/internal/handback"
+	"handover.example/sessions/internal/loglimit"
 	"handover.example/sessions/internal/respwriter"
 	"handover.example/sessions/internal/scheme"
 )
@@ -37,8 +39,7 @@ type Manager struct {
 	plainLine  string // the Set-Cookie line of a cookie that is not persistent, without its value
 	secureLine string // the same with Secure
 
-	warnedMu sync.Mutex
-	warned   map[string]bool
+	loglimit loglimit.Limiter
 }
 
 // New returns a Manager. It reports all configuration mistakes at once, as an [errors.Join] of [*ConfigError] values.
@@ -71,7 +72,6 @@ func New(cfg Config) (*Manager, error) {
 		observe:       cfg.Observe,
 		plainLine:     cfg.Cookie.header("", 0, false),
 		secureLine:    cfg.Cookie.header("", 0, true),
-		warned:        map[string]bool{},
 	}
 	m.atClient, _ = isClientSide(cfg.Store)
 	m.limits.maxIdle = min(m.limits.absolute, maxTTL(cfg.Store))
@@ -114,6 +114,7 @@ func (m *Manager) Wrap(next http.Handler) http.Handler {
 		}
 		rq := &request{Context: r.Context(), m: m}
 		rq.r = r.WithContext(rq)
+		defer handback.Request(r, rq.r)
 		next.ServeHTTP(rq.writer.Wrap(w, rq), rq.r)
 		rq.finish() // not deferred: a panic commits nothing
 		rq.writer.End()
@@ -267,7 +268,7 @@ func (r *request) load(ctx *loading) (*Record, error) {
 	var buf [maxCandidates]string
 	tokens := candidates(r.r.Header, m.cookie.Name, buf[:0])
 	*r.client = clientState{sent: len(tokens) > 0}
-	for _, token := range tokens {
+	for i, token := range tokens {
 		rec, err := m.loadToken(ctx, token)
 		if err == nil {
 			r.client.token, r.client.persistent, r.client.secure = token, rec.Persistent, rec.Secure
@@ -283,7 +284,13 @@ func (r *request) load(ctx *loading) (*Record, error) {
 			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: m.since(start), Err: err})
 			return nil, err
 		}
-		m.emit(ctx, Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: m.since(start)})
+		e := Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: m.since(start)}
+		switch {
+		case i == 0:
+			m.emit(ctx, e)
+		case m.observe != nil:
+			m.observe(ctx, e) // one line per request is enough
+		}
 	}
 	m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeNone, Store: m.storeName})
 	return nil, nil
@@ -303,7 +310,7 @@ func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) 
 	if rec.Revoked {
 		return nil, &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
 	}
-	m.limits.apply(rec)
+	m.limits.apply(rec, m.limits.now())
 	if !rec.alive(m.limits.now()) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID}
 	}

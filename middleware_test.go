@@ -1,10 +1,14 @@
 package sessions_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -629,4 +633,99 @@ func TestP16_WrapNil(t *testing.T) {
 	for _, h := range []http.Handler{nil, http.HandlerFunc(nil), (*http.ServeMux)(nil)} {
 		require.Panics(t, func() { mgr.Wrap(h) })
 	}
+}
+
+// uploads makes uploads that do not fit into memory to a handler, through a real server, and returns the files that are
+// left of them.
+func uploads(t *testing.T, wrap func(http.Handler) http.Handler) []string {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := r.ParseMultipartForm(1); err != nil || len(r.MultipartForm.File) != 1 {
+			http.Error(w, "no upload", http.StatusBadRequest)
+			return
+		}
+		switch r.URL.Path {
+		case "/asked":
+			s, err := sessions.Get(r.Context())
+			if err == nil {
+				_ = s.Set("k", 1)
+			}
+		case "/panics":
+			panic(http.ErrAbortHandler)
+		}
+	})
+	wrapped := wrap(handler)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() { _ = recover() }()
+		wrapped.ServeHTTP(w, r)
+	}))
+	for _, path := range []string{"/", "/asked", "/panics"} {
+		var body bytes.Buffer
+		form := multipart.NewWriter(&body)
+		file, err := form.CreateFormFile("f", "big")
+		require.NoError(t, err)
+		_, _ = file.Write(bytes.Repeat([]byte("x"), 11<<20)) // over the 10 MB that come on top of the limit
+		require.NoError(t, form.Close())
+		res, err := http.Post(server.URL+path, form.FormDataContentType(), &body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode, path)
+	}
+	server.Close() // waits for the handlers
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	return left
+}
+
+// net/http removes the files of an upload when the request ends, from the request that it has passed in.
+func TestP23_NoUploadLeavesAFile(t *testing.T) {
+	m, err := sessions.New(sessions.Config{Store: memoryStore.make(t)})
+	require.NoError(t, err)
+	require.Empty(t, uploads(t, m.Wrap))
+	forget := func(next http.Handler) http.Handler { // as the Manager did
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), t, 1)))
+		})
+	}
+	require.NotEmpty(t, uploads(t, forget), "the test sees what is left")
+}
+
+// Middleware outside reads what the router inside has matched, and the form that the handler has parsed.
+func TestWrapHandsBackWhatTheHandlerRead(t *testing.T) {
+	m, err := sessions.New(sessions.Config{Store: memoryStore.make(t)})
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /items/{id}", func(_ http.ResponseWriter, r *http.Request) { _ = r.ParseForm() })
+	r := httptest.NewRequest(http.MethodPost, "/items/7", strings.NewReader("a=1"))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	m.Wrap(mux).ServeHTTP(httptest.NewRecorder(), r)
+	require.Equal(t, "POST /items/{id}", r.Pattern)
+	require.Equal(t, "1", r.PostForm.Get("a"))
+}
+
+// A flood of odd hosts and cookies costs bounded lines, one per request at most, and each outcome has its own budget.
+func TestP23_AFloodSilencesNothing(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	for i := range 500 {
+		b := site.browser()
+		b.base.Host = fmt.Sprintf("host%d.%s.test", i, strings.Repeat("x", 1000))
+		b.header.Set("Origin", "https://"+b.base.Host)
+		b.use(noop)
+	}
+	flooded := site.log.lines("scheme_mismatch")
+	require.LessOrEqual(t, len(flooded), 300)
+	for _, line := range flooded {
+		require.Less(t, len(line), 1000)
+	}
+	b := site.browser()
+	b.header.Set("Cookie", "session=one; session=two; session=three")
+	b.use(noop)
+	require.Len(t, site.log.lines("outcome=malformed"), 1, "another outcome is logged, once per request")
+	require.Len(t, site.events.with(sessions.OutcomeMalformed), 3)
+	for range 500 {
+		b.use(noop)
+	}
+	require.LessOrEqual(t, len(site.log.lines("outcome=malformed")), 300)
 }

@@ -53,6 +53,8 @@ type Record struct {
 	Presented string
 
 	values  []jsonindex.Entry
+	index   map[string]int // of values by their keys, once there are many; see find
+	made    time.Time      // the Deadline with which it was made, if a Manager has a lower one; zero if not
 	lineage lineage
 	origin  any // what the store that loaded or saved the record needs at the next Save; opaque to all others
 }
@@ -70,12 +72,11 @@ func (r Record) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "sessions.Record(%s
 
 // Value returns the JSON text of the value of a key, and reports whether there is one.
 func (r *Record) Value(key string) (json.RawMessage, bool) {
-	for i := range r.values {
-		if r.values[i].Key == key {
-			return json.RawMessage(r.values[i].Raw), true
-		}
+	raw, ok := r.raw(key)
+	if !ok {
+		return nil, false
 	}
-	return nil, false
+	return json.RawMessage(raw), true
 }
 
 // Values iterates over all keys and the JSON texts of their values.
@@ -93,26 +94,59 @@ func (r *Record) Values() iter.Seq2[string, json.RawMessage] {
 func (r *Record) SetValue(key string, value json.RawMessage) { r.set(key, string(value)) }
 
 func (r *Record) raw(key string) (string, bool) {
-	for i := range r.values {
-		if r.values[i].Key == key {
-			return r.values[i].Raw, true
-		}
+	if i := r.find(key); i >= 0 {
+		return r.values[i].Raw, true
 	}
 	return "", false
 }
 
-func (r *Record) set(key, raw string) {
-	for i := range r.values {
-		if r.values[i].Key == key {
-			r.values[i].Raw = raw
-			return
+// manyValues is the number of values above which a record keeps an index of their keys, so that n changes cost O(n).
+const manyValues = 32
+
+// find returns the place of a key among the values, or -1.
+func (r *Record) find(key string) int {
+	if len(r.values) <= manyValues {
+		r.index = nil
+		return slices.IndexFunc(r.values, func(e jsonindex.Entry) bool { return e.Key == key })
+	}
+	if len(r.index) != len(r.values) {
+		r.index = make(map[string]int, 2*len(r.values))
+		for i, e := range r.values {
+			r.index[e.Key] = i
 		}
+	}
+	if i, ok := r.index[key]; ok {
+		return i
+	}
+	return -1
+}
+
+func (r *Record) set(key, raw string) {
+	if i := r.find(key); i >= 0 {
+		r.values[i].Raw = raw
+		return
+	}
+	if r.index != nil {
+		r.index[key] = len(r.values)
 	}
 	r.values = append(r.values, jsonindex.Entry{Key: key, Raw: raw})
 }
 
 func (r *Record) delete(key string) {
-	r.values = slices.DeleteFunc(r.values, func(e jsonindex.Entry) bool { return e.Key == key })
+	i := r.find(key)
+	if i < 0 {
+		return
+	}
+	if r.index == nil {
+		r.values = slices.Delete(r.values, i, i+1)
+		return
+	}
+	last := len(r.values) - 1 // of many values, the last one takes the place
+	r.values[i] = r.values[last]
+	r.index[r.values[i].Key] = i
+	delete(r.index, key)
+	r.values[last] = jsonindex.Entry{}
+	r.values = r.values[:last]
 }
 
 // presentedAs sets what the client presents for the record from now on.
@@ -126,8 +160,17 @@ func (r *Record) presentedAs(token string) {
 // clone returns a copy that can be changed without changing r.
 func (r *Record) clone() *Record {
 	c := *r
-	c.values = slices.Clone(r.values)
+	c.values, c.index = slices.Clone(r.values), nil
 	return &c
+}
+
+// madeDeadline returns the deadline with which the record was made, whatever a Manager makes of it today. It is what is
+// stored, and until when a tombstone must live: no copy of the session lives longer.
+func (r *Record) madeDeadline() time.Time {
+	if r.made.IsZero() {
+		return r.Deadline
+	}
+	return r.made
 }
 
 // alive reports whether the session has not ended at the given time.
@@ -145,7 +188,7 @@ func (r *Record) slide(now time.Time) {
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.Deadline, Revoked: true, Presented: r.Presented,
+		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.madeDeadline(), Revoked: true, Presented: r.Presented,
 		lineage: lineage{past: r.lineage.past}, origin: r.origin,
 	}
 }
@@ -251,7 +294,7 @@ func (r *Record) append(b []byte, start, name, marks string) []byte {
 	b = append(b, start...)
 	b = append(b, name...)
 	b = appendVersion(b, r.Version)
-	for _, n := range [...]int64{r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.Deadline.UnixMilli()} {
+	for _, n := range [...]int64{r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.madeDeadline().UnixMilli()} {
 		b = appendNumber(b, n)
 	}
 	b = append(b, digitAlphabet[r.flags()])

@@ -317,6 +317,7 @@ type leakSite struct {
 	*site
 	watch      *leakWatch
 	key, value string
+	renewsLate bool // each request calls Renew after its first byte
 }
 
 func newLeakSite(t *testing.T, l *leakWatch, store sessions.Store, edits ...func(*sessions.Config)) *leakSite {
@@ -352,7 +353,9 @@ func (s *leakSite) use(b *browser, fn func(sessions.Session)) {
 		}
 		// after the first byte
 		_ = sess.Set(s.key+"late", s.value)
-		sess.Renew()
+		if s.renewsLate {
+			sess.Renew()
+		}
 	})
 }
 
@@ -380,7 +383,12 @@ func (s *leakSite) traffic() {
 		note(err)
 		note(v.Update(s.key, func(json.RawMessage) (any, error) { return noisy{s.value}, nil }))
 	})
+	renewed := b.clone()
 	s.use(b, func(v sessions.Session) { v.Renew() })
+	s.use(renewed, func(sessions.Session) {}) // replayed
+	s.renewsLate = true
+	s.use(b, func(sessions.Session) {})
+	s.renewsLate = false
 	s.use(b, func(v sessions.Session) { v.SetLifetime(time.Hour, true) })
 	old := b.clone()
 	s.use(b, func(v sessions.Session) { v.Destroy() })
@@ -389,6 +397,7 @@ func (s *leakSite) traffic() {
 	// a request that loses against a logout, and two that meet
 	s.use(b, func(v sessions.Session) { note(v.Set(s.key, s.value)) })
 	for _, other := range []func(sessions.Session){sessions.Session.Destroy, sessions.Session.Renew, func(v sessions.Session) { note(v.Set(s.key+"2", s.value)) }} {
+		b = s.browser()
 		s.use(b, func(v sessions.Session) { note(v.Set(s.key, s.value)) })
 		tab := b.clone()
 		s.use(b, func(v sessions.Session) {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"handover.example/sessions/internal/loglimit"
 	"handover.example/sessions/internal/scheme"
 )
 
@@ -35,7 +36,7 @@ func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
 	if !secure || r.m.scheme.Detect(r.r).HTTPS {
 		return
 	}
-	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
+	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
 		Detail: "the cookie is Secure, but the request from " + peerHost(r.r) + " looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it. " +
 			"Behind a proxy that terminates TLS, make it send " + r.m.scheme.Header + ": https; without TLS, use HTTPS, or localhost in development"})
 }
@@ -46,8 +47,8 @@ func (r *request) warnDomain(ctx context.Context, id string) {
 	if domain == "" || domainMatches(r.r.Host, domain) {
 		return
 	}
-	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
-		Detail: "Cookie.Domain is " + domain + ", but the request is for " + r.r.Host + ": browsers reject the cookie. " +
+	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
+		Detail: "Cookie.Domain is " + domain + ", but the request is for " + loglimit.Cut(r.r.Host) + ": browsers reject the cookie. " +
 			"Leave Cookie.Domain empty, or set it to a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
 }
 
@@ -58,7 +59,8 @@ func domainMatches(host, domain string) bool {
 		host = host[:i]
 	}
 	host, domain = strings.ToLower(strings.TrimSuffix(host, ".")), strings.ToLower(strings.TrimPrefix(domain, "."))
-	return host == domain || strings.HasSuffix(host, "."+domain)
+	// A single label, such as "com", is no domain that a browser lets a site set a cookie for.
+	return host == domain || strings.Contains(domain, ".") && strings.HasSuffix(host, "."+domain)
 }
 
 // checkOrigin detects a proxy chain that loses the scheme: the browser's Origin is this host with https, but the
@@ -77,7 +79,7 @@ func (r *request) checkOrigin(ctx context.Context) {
 	if v.Ignored {
 		fix = howToTrust(peerHost(r.r)) + ", or set Config.Secure to SecureAlways"
 	}
-	r.m.warnOnce(ctx, r.r.Host, Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
+	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
 		Detail: "Origin says https, the proxy at " + peerHost(r.r) + " " + says(v, r.m.scheme.Header) + ": " + fix})
 }
 
@@ -108,7 +110,7 @@ func peerHost(r *http.Request) string {
 	case scheme.IsUnixSocket(r.RemoteAddr):
 		return unixSocket
 	case i > 0:
-		return r.RemoteAddr[:i]
+		return loglimit.Cut(r.RemoteAddr[:i])
 	}
 	return "an unreadable address"
 }

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,8 +36,10 @@ type Session interface {
 	// Get decodes the value of key into a pointer, and reports whether there is one. It returns an error if the value
 	// does not fit the pointer; a [Manager] also reports that as an event, once per request and type.
 	Get(key string, into any) (bool, error)
-	// Set encodes the value and stores it in the session. It returns an error if the value cannot be encoded or the key
-	// is not UTF-8. Setting a value that is equal to the current one changes nothing.
+	// Set encodes the value and stores it in the session. It returns an error if the value cannot be encoded, or if the
+	// key or a string in the value is not UTF-8, which JSON would change. Setting a value that is equal to the current
+	// one changes nothing. Package json does not give back everything: unexported fields, and integers beyond 2^53 that
+	// are read into an interface.
 	Set(key string, value any) error
 	// Update replaces the value of key with the result of fn; old is nil if there is no value. With a server-side
 	// store, fn runs again on the fresh value if a parallel request has changed it, so that no change is lost: fn must
@@ -57,6 +60,10 @@ type Session interface {
 	// Renew gives the session a new token when it is written, and ends the old token in the same commit. The values
 	// stay. Call Renew when the user's privileges change, such as at login, so that a token planted before is worthless
 	// afterwards (session fixation; OWASP Session Management Cheat Sheet).
+	//
+	// Call it before the first byte of the response. If the client can no longer be told its new token, because the
+	// response has begun or the deadline of the request has passed, nothing more of the request is stored: a login that
+	// did not happen is noticed, a planted token that is logged in is not.
 	Renew()
 	// Destroy ends the session: it discards the values, removes the session from the store, and tells the client to
 	// delete the cookie. Values set afterwards belong to a new session. If a parallel request has renewed the session,
@@ -105,6 +112,9 @@ type op struct {
 	key  string
 	raw  string
 	fn   func(json.RawMessage) (any, error)
+	// for opList
+	at     int // where it is
+	before *op // the one before it on the same key
 	// for opLifetime
 	idle       time.Duration
 	persistent bool
@@ -137,17 +147,21 @@ func (l *limits) slide(r *Record, now time.Time) {
 
 // apply applies the Manager's current timeouts to a loaded record, if they are shorter. A longer one takes effect when
 // the session is next written or touched.
-func (l *limits) apply(r *Record) {
+func (l *limits) apply(r *Record, now time.Time) {
 	idle := min(r.Idle, l.idle)
 	if r.CustomIdle {
 		idle = min(r.Idle, l.maxIdle)
 	}
-	if idle < r.Idle && r.Expires.Before(r.Deadline) { // the deadline with which it was made
+	switch until := now.Add(idle - idle/touchShare); {
+	case idle >= r.Idle:
+	case r.Expires.Before(r.Deadline): // the deadline with which it was made
 		r.Expires = r.Expires.Add(idle - r.Idle)
+	case until.Before(r.Expires): // it does not tell when the session was last used: the timeout begins now, with a touch
+		r.Expires = until
 	}
 	r.Idle = idle
 	if d := r.Created.Add(l.absolute); d.Before(r.Deadline) {
-		r.Deadline = d
+		r.made, r.Deadline = r.madeDeadline(), d
 	}
 	if r.Expires.After(r.Deadline) {
 		r.Expires = r.Deadline
@@ -306,12 +320,10 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 func (s *session) Renew() {
 	s.mu.Lock()
 	late := s.response.begun() // under the lock: if it has not begun, its commit will see the renewal
-	if !late {
-		s.renew = s.stored
-	}
+	s.renew = s.stored
 	s.mu.Unlock()
 	if late {
-		s.response.warnLate("Renew: the client can no longer get a new token, so the old one stays")
+		s.response.warnLate("Renew: the client can no longer get a new token, so nothing more of this request is stored")
 	}
 }
 
@@ -326,7 +338,7 @@ func (s *session) Destroy() {
 	}
 	s.forget = true
 	s.rec = s.limits.newRecord(s.limits.now())
-	s.stored, s.isNew, s.pending.dirty, s.pending.renew, s.pending.ops = false, true, false, false, nil
+	s.stored, s.isNew, s.pending.dirty, s.pending.renew, s.pending.ops = false, true, false, false, opList{}
 	s.gen++
 }
 
@@ -334,17 +346,71 @@ func (s *session) Destroy() {
 // cause a write.
 func (s *session) record(o *op, changes bool) {
 	s.apply(s.rec, o, o.raw)
-	if o.kind != opUpdate { // earlier changes to this key, or of this kind, no longer matter
-		s.ops = slices.DeleteFunc(s.ops, func(p *op) bool {
-			return p.key == o.key && (p.kind == o.kind || isKeyOp(p.kind) && isKeyOp(o.kind)) || o.kind == opClear && isKeyOp(p.kind)
-		})
-	}
-	s.ops = append(s.ops, o)
+	s.ops.add(o)
 	if !changes {
 		return
 	}
 	s.gen++
 	s.dirty = true
+}
+
+// opList is the changes of a request, in order. What a later change makes pointless leaves it, so that it is not longer
+// than it must be, and n changes cost O(n).
+type opList struct {
+	all    []*op          // nil where one has left
+	gone   int            // how many have
+	newest map[string]*op // of each key, once there are many
+}
+
+// manyOps is the number of changes above which they are indexed by key.
+const manyOps = 32
+
+func (l *opList) add(o *op) {
+	switch {
+	case o.kind == opUpdate: // it is made of those before
+	case isKeyOp(o.kind) && l.newest != nil:
+		for p := l.newest[o.key]; p != nil; p = p.before {
+			l.all[p.at] = nil
+			l.gone++
+		}
+		delete(l.newest, o.key)
+	default:
+		for i, p := range l.all {
+			if p != nil && (p.kind == o.kind && p.key == o.key || isKeyOp(p.kind) && (o.kind == opClear || isKeyOp(o.kind) && p.key == o.key)) {
+				l.all[i] = nil
+				l.gone++
+			}
+		}
+		if o.kind == opClear {
+			l.newest = nil
+		}
+	}
+	if l.gone > len(l.all)/2 {
+		l.all = slices.DeleteFunc(l.all, func(p *op) bool { return p == nil })
+		l.gone = 0
+		for i, p := range l.all {
+			p.at = i
+		}
+	}
+	l.append(o)
+	if len(l.all) > manyOps && l.newest == nil {
+		all := l.all
+		l.newest, l.all, l.gone = map[string]*op{}, make([]*op, 0, 2*len(all)), 0
+		for _, p := range all {
+			if p != nil {
+				l.append(p)
+			}
+		}
+	}
+}
+
+func (l *opList) append(o *op) {
+	o.at, o.before = len(l.all), nil
+	if l.newest != nil && isKeyOp(o.kind) {
+		o.before = l.newest[o.key]
+		l.newest[o.key] = o
+	}
+	l.all = append(l.all, o)
 }
 
 func isKeyOp(k opKind) bool { return k == opSet || k == opUpdate || k == opDelete }
@@ -357,7 +423,7 @@ func (s *session) apply(r *Record, o *op, raw string) {
 	case opDelete:
 		r.delete(o.key)
 	case opClear:
-		r.values = nil
+		r.values, r.index = nil, nil
 	case opLifetime:
 		r.CustomIdle = o.idle != 0
 		r.Idle = s.limits.idle
@@ -371,6 +437,9 @@ func (s *session) apply(r *Record, o *op, raw string) {
 // rebase makes the changes again on a newer record, and runs updates on its values.
 func (s *session) rebase(r *Record, ops []*op) error {
 	for _, o := range ops {
+		if o == nil {
+			continue
+		}
 		raw := o.raw
 		if o.kind == opUpdate {
 			old, ok := r.raw(o.key)
@@ -411,8 +480,54 @@ func encode(key string, value any) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("sessions: a value of type %T cannot be encoded as JSON", value)
 	}
+	if !utf8.Valid(raw) || bytes.Contains(raw, []byte(`\ufffd`)) && hasInvalidUTF8(reflect.ValueOf(value), 0) {
+		return "", fmt.Errorf("sessions: a value of type %T has a string that is not UTF-8, which JSON would change: store it as []byte", value)
+	}
 	if bytes.Count(raw, []byte("["))+bytes.Count(raw, []byte("{")) > maxNesting && !json.Valid(slices.Concat([]byte("[["), raw, []byte("]]"))) {
 		return "", fmt.Errorf("sessions: a value of type %T is nested too deeply for package json to read back", value)
 	}
 	return string(raw), nil
+}
+
+// hasInvalidUTF8 reports whether a value that package json has encoded has a string or a map key that is not UTF-8. The
+// text of a value that encodes itself is checked as well, but not its JSON.
+func hasInvalidUTF8(v reflect.Value, depth int) bool {
+	if !v.IsValid() || depth > maxNesting {
+		return false
+	}
+	if v.CanInterface() {
+		switch m := v.Interface().(type) {
+		case json.Marshaler:
+			return false
+		case encoding.TextMarshaler:
+			text, err := m.MarshalText()
+			return err == nil && !utf8.Valid(text)
+		}
+	}
+	switch v.Kind() {
+	case reflect.String:
+		return !utf8.ValidString(v.String())
+	case reflect.Pointer, reflect.Interface:
+		return hasInvalidUTF8(v.Elem(), depth+1)
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			if hasInvalidUTF8(v.Index(i), depth+1) {
+				return true
+			}
+		}
+	case reflect.Map:
+		for key, value := range v.Seq2() {
+			if hasInvalidUTF8(key, depth+1) || hasInvalidUTF8(value, depth+1) {
+				return true
+			}
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			f := v.Type().Field(i)
+			if (f.IsExported() || f.Anonymous) && f.Tag.Get("json") != "-" && hasInvalidUTF8(v.Field(i), depth+1) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -267,7 +267,7 @@ func TestSession_SetLifetime(t *testing.T) {
 				{"most negative", math.MinInt64, false, 0, -1},
 				{"less than can be kept", time.Millisecond - 1, true, 0, -1},
 				{"a nanosecond", 1, false, 0, -1},
-				{"half a second more", 90*time.Second + 500*time.Millisecond, true, 90*time.Second + 500*time.Millisecond, 90},
+				{"half a second more", 90*time.Second + 500*time.Millisecond, true, 90*time.Second + 500*time.Millisecond, 91},
 				{"less than a second", 500 * time.Millisecond, true, 500 * time.Millisecond, 1},
 				{"a hundred years", 100 * 365 * day, true, 14 * day, 14 * 86400},
 				{"longest", math.MaxInt64, true, 14 * day, 14 * 86400},
@@ -994,3 +994,139 @@ func TestP11_PrintingASessionOrItsContext(t *testing.T) {
 }
 
 type secretsKey struct{}
+
+type textOf string
+
+func (t textOf) MarshalText() ([]byte, error) { return []byte(t), nil }
+
+// What JSON takes without an error and does not give back is an error of Set, and changes nothing.
+func TestP23_SetRefusesWhatJSONChanges(t *testing.T) {
+	const bad = "\x9f\x86"
+	type inner struct{ S string }
+	for name, value := range map[string]any{
+		"a string":                bad,
+		"the end of a string":     "ok\xff",
+		"half a surrogate":        "\xed\xa0\x80",
+		"in a slice":              []string{"ok", bad},
+		"in a map":                map[string]any{"k": bad},
+		"a key of a map":          map[string]int{bad: 1},
+		"in a struct":             struct{ A inner }{inner{bad}},
+		"embedded":                struct{ inner }{inner{bad}},
+		"behind a pointer":        &inner{bad},
+		"behind an interface":     []any{any(inner{bad})},
+		"a text":                  textOf(bad),
+		"a text as a key":         map[textOf]int{bad: 1},
+		"raw JSON":                json.RawMessage(`"` + bad + `"`),
+		"beside a replacement":    []string{"\ufffd", bad},
+		"after an escaped escape": `\ufffd` + bad,
+	} {
+		newSite(t, memoryStore.make(t)).browser().use(func(s sessions.Session) {
+			err := s.Set("k", value)
+			require.Error(t, err, name)
+			require.NotContains(t, err.Error(), bad, name)
+			require.Error(t, s.Update("k", func(json.RawMessage) (any, error) { return value, nil }), name)
+			require.Empty(t, keys(s), name)
+		})
+	}
+	for name, value := range map[string]any{
+		"a replacement character":          "\ufffd",
+		"a replacement character, escaped": json.RawMessage(`"\ufffd"`),
+		"the text of one":                  `\ufffd`,
+		"bytes":                            []byte(bad),
+		"a field that is not encoded":      struct{ s string }{bad},
+		"a field that is left out": struct {
+			S string `json:"-"`
+			T string
+		}{bad, "\\ufffd"},
+	} {
+		newSite(t, memoryStore.make(t)).browser().use(func(s sessions.Session) { require.NoError(t, s.Set("k", value), name) })
+	}
+}
+
+// A lowered idle timeout holds for a session whose expiry is its deadline as well: nobody knows when it was last used, so
+// the timeout begins at the first request that the new configuration sees.
+func TestP03_ALoweredTimeoutHoldsAtTheDeadline(t *testing.T) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := sc.make(t)
+				at := func(idle time.Duration) *site {
+					return newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout, cfg.AbsoluteTimeout = idle, 48*time.Hour })
+				}
+				b := at(24 * time.Hour).browser()
+				b.set("user", 42)
+				time.Sleep(23 * time.Hour)
+				require.Equal(t, "42", b.get("user"))
+				time.Sleep(23 * time.Hour)
+				require.Equal(t, "42", b.get("user")) // two hours before the deadline
+				lowered := at(10 * time.Minute)
+				require.Equal(t, "42", b.on(lowered).get("user"), "a session in use goes on")
+				time.Sleep(9 * time.Minute)
+				require.Equal(t, "42", b.on(lowered).get("user"))
+				time.Sleep(10 * time.Minute)
+				require.Equal(t, "", b.on(lowered).get("user"), "one that is left alone ends")
+			})
+		})
+	}
+}
+
+// An expiry that is further away than the idle timeout, from a clock that was ahead, is brought back by the next use.
+func TestP03_AnExpiryTooFarAheadSlides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memoryStore.make(t)
+		m, err := sessions.New(sessions.Config{Store: store, IdleTimeout: time.Hour})
+		require.NoError(t, err)
+		sessions.SetClock(m, nil, func() time.Time { return time.Now().Add(10 * time.Hour) })
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		w := httptest.NewRecorder()
+		m.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("user", 42))
+		})).ServeHTTP(w, r)
+		s := newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour })
+		b := s.browser().hold(w.Result().Cookies()[0].Value)
+		require.Equal(t, "42", b.get("user"))
+		time.Sleep(time.Hour)
+		require.Equal(t, "", b.get("user"))
+	})
+}
+
+// Browsers keep a cookie for 400 days at most, so a persistent one is sent again about once a month, however long its
+// session lives.
+func TestP03_APersistentCookieIsSentAgain(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSite(t, sc.make(t), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = 30 * 365 * day })
+				b := s.browser()
+				b.use(func(s sessions.Session) {
+					require.NoError(t, s.Set("user", 42))
+					s.SetLifetime(20*365*day, true)
+				})
+				sent := time.Now()
+				for range 60 {
+					time.Sleep(7 * day)
+					r := b.use(func(s sessions.Session) { require.False(t, s.IsNew()) })
+					if len(r.header["Set-Cookie"]) > 0 {
+						sent = time.Now()
+					}
+					require.Less(t, time.Since(sent), 40*day)
+				}
+			})
+		})
+	}
+}
+
+// Max-Age is counted from the commit, and in whole seconds.
+func TestMaxAgeIsTheLifetime(t *testing.T) {
+	for _, idle := range []time.Duration{2 * time.Second, time.Hour, 30 * 24 * time.Hour} {
+		s := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = 60 * 24 * time.Hour })
+		r := s.browser().use(func(s sessions.Session) {
+			require.NoError(t, s.Set("user", 42))
+			s.SetLifetime(idle, true)
+		})
+		require.Equal(t, int(idle.Seconds()), r.setCookie("session").MaxAge)
+	}
+}

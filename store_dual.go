@@ -392,7 +392,7 @@ func (d *DualStore) choose(ctx context.Context, name, presented string, r rules,
 // adopt writes an old copy to the new store with the same version and expiry. If another request was quicker, its copy
 // wins if it is newer.
 func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules, s *seen) (_ *Record, adopted bool, err error) {
-	ended := func() *Record { return rec.tombstone(d.now(), rec.Deadline) } // another request has written one meanwhile
+	ended := func() *Record { return rec.tombstone(d.now(), rec.madeDeadline()) } // another request has written one meanwhile
 	for ctx.Err() == nil {
 		_, err := d.saveTo(ctx, name, newSide, d.copyOf(rec), s.newVer)
 		var wrong *ConfigError
@@ -743,7 +743,7 @@ func (d *DualStore) Delete(ctx context.Context, name string, rec *Record) error 
 // end replaces a record with a tombstone, whatever its version. If there is a tombstone already, the session has ended;
 // end returns ErrGone if that tombstone is of a renewal.
 func (d *DualStore) end(ctx context.Context, name string, to side, rec *Record) error {
-	stone := rec.tombstone(d.now(), rec.Deadline)
+	stone := rec.tombstone(d.now(), rec.madeDeadline())
 	stone.lineage.mark = newMark()
 	stone.lineage.complete = !d.atClient.Load()
 	w := write{to: to, rec: stone, base: rec.Version, expect: rec.Version}

@@ -537,7 +537,7 @@ func (d *DualStore) tombstoneFailed(rec *Record, wentOn bool) {
 		return
 	}
 	f.tombstonesLost.Add(1)
-	until := rec.Deadline.UnixNano()
+	until := rec.madeDeadline().UnixNano()
 	for {
 		before := f.comeBackUntil.Load()
 		if until <= before || f.comeBackUntil.CompareAndSwap(before, until) {

@@ -2168,3 +2168,39 @@ func TestP15_ClocksApart_WhatOldOnlyCanLose(t *testing.T) {
 		}
 	}
 }
+
+// A tombstone lives as long as the longest copy of its session could, whatever the timeouts of the instance that wrote it:
+// they may have been lowered for a while, or on one of two services that share the cookie.
+func TestP15_ALogoutUnderALoweredTimeoutHolds(t *testing.T) {
+	for _, phase := range []sessions.Phase{sessions.DualReadOld, sessions.DualReadNew, sessions.NewOnly} {
+		for _, kind := range []string{"cookie", "server"} {
+			for _, end := range []string{"logout", "renew"} {
+				t.Run(fmt.Sprintf("%v/%s/%s", phase, kind, end), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
+						at := func(absolute time.Duration) *site {
+							return newSite(t, p.dual(t, phase, withCheck), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = absolute })
+						}
+						usual, lowered := at(14*24*time.Hour), at(time.Hour)
+						b := usual.browser()
+						b.login("alice")
+						copied := b.clone()
+						other := b.on(lowered)
+						require.Equal(t, "alice", other.user())
+						other.use(func(s sessions.Session) {
+							if end == "renew" {
+								s.Renew()
+								return
+							}
+							s.Destroy()
+						})
+						for range 20 {
+							time.Sleep(2 * time.Hour)
+							require.Empty(t, copied.clone().user(), "%v after the logout", 2*time.Hour)
+						}
+					})
+				})
+			}
+		}
+	}
+}

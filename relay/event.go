@@ -3,8 +3,10 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/loglimit"
 )
 
 // EventConfirm is the kind of the events of [Confirm].
@@ -20,6 +22,7 @@ const (
 type reporter struct {
 	logger  *slog.Logger
 	observe func(context.Context, sessions.Event)
+	limit   *loglimit.Limiter
 }
 
 func (r *reporter) tell(ctx context.Context, e sessions.Event) {
@@ -35,6 +38,13 @@ func (r *reporter) report(ctx context.Context, level slog.Level, message string,
 	if logger == nil {
 		logger = slog.Default()
 	}
+	dropped := 0
+	if e.Kind == sessions.EventReject { // what a client can cause at will
+		var ok bool
+		if ok, dropped = r.limit.Allow(string(e.Outcome), "", time.Now()); !ok {
+			return
+		}
+	}
 	args := []any{"kind", string(e.Kind), "outcome", string(e.Outcome)}
 	if e.SessionID != "" {
 		args = append(args, "session", e.SessionID)
@@ -44,6 +54,9 @@ func (r *reporter) report(ctx context.Context, level slog.Level, message string,
 	}
 	if e.Err != nil {
 		args = append(args, "error", e.Err.Error())
+	}
+	if dropped > 0 {
+		args = append(args, "suppressed", dropped)
 	}
 	logger.Log(ctx, level, "relay: "+message, args...)
 }

@@ -15,6 +15,8 @@ import (
 
 	"handover.example/sessions"
 	"handover.example/sessions/internal/check"
+	"handover.example/sessions/internal/handback"
+	"handover.example/sessions/internal/loglimit"
 )
 
 // IssuerConfig is the configuration of an [Issuer]. It is copied by [NewIssuer].
@@ -98,7 +100,7 @@ type Issuer struct {
 func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 	bad := check.Mistakes{New: configError}
 	i := &Issuer{
-		reporter: reporter{cfg.Logger, cfg.Observe},
+		reporter: reporter{logger: cfg.Logger, observe: cfg.Observe, limit: new(loglimit.Limiter)},
 		issuer:   cfg.Issuer, audience: cfg.TrustDomain, key: cfg.Key,
 		hosts: newHosts(cfg.Hosts, &bad), share: slices.Clone(cfg.Share), subject: cfg.Subject,
 		confirm:  cfg.Confirm,
@@ -163,12 +165,14 @@ func (i *Issuer) Wrap(next http.Handler) http.Handler {
 	if check.IsNil(next) {
 		panic("relay: Wrap: the handler is nil")
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r = withoutHeader(r, i.header, func() {
-			i.report(r.Context(), slog.LevelWarn, "a client has sent a token", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
+	return http.HandlerFunc(func(w http.ResponseWriter, in *http.Request) {
+		r := withoutHeader(in, i.header, func() {
+			i.report(in.Context(), slog.LevelWarn, "a client has sent a token", sessions.Event{Kind: sessions.EventReject, Outcome: OutcomeInbound,
 				Detail: i.header + " was deleted before any handler saw it"})
 		})
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{asOf: time.Now()})))
+		r = r.WithContext(context.WithValue(r.Context(), clickKey{i}, &click{asOf: time.Now()}))
+		defer handback.Request(in, r)
+		next.ServeHTTP(w, r)
 	})
 }
 

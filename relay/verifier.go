@@ -13,6 +13,8 @@ import (
 
 	"handover.example/sessions"
 	"handover.example/sessions/internal/check"
+	"handover.example/sessions/internal/handback"
+	"handover.example/sessions/internal/loglimit"
 )
 
 // VerifierConfig is the configuration of a [Verifier]. It is copied by [NewVerifier].
@@ -74,7 +76,7 @@ type Verifier struct {
 func NewVerifier(cfg VerifierConfig) (*Verifier, error) {
 	bad := check.Mistakes{New: configError}
 	v := &Verifier{
-		reporter: reporter{cfg.Logger, cfg.Observe},
+		reporter: reporter{logger: cfg.Logger, observe: cfg.Observe, limit: new(loglimit.Limiter)},
 		rules: rules{
 			algorithm: cmp.Or(cfg.Algorithm, EdDSA), issuer: cfg.Issuer, audience: cfg.TrustDomain,
 			maxSize: cmp.Or(cfg.MaxSize, DefaultMaxSize),
@@ -135,8 +137,10 @@ func (v *Verifier) Wrap(next http.Handler) http.Handler {
 			return
 		}
 		s.ctx = r.Context()
-		r = withoutHeader(r, v.header, func() {})
-		next.ServeHTTP(w, r.WithContext(sessions.NewContext(context.WithValue(s.ctx, relayedKey{}, s), s)))
+		in := r
+		r = withoutHeader(r, v.header, func() {}).WithContext(sessions.NewContext(context.WithValue(s.ctx, relayedKey{}, s), s))
+		defer handback.Request(in, r)
+		next.ServeHTTP(w, r)
 	})
 }
 

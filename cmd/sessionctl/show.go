@@ -218,8 +218,10 @@ func readSecrets(files []string) ([]secret, error) {
 		}
 		s := secret{file: file}
 		for _, form := range forms {
-			if codec, err := sessions.NewSecureCookieCodec(form); err == nil { // the only possible mistake is a secret that is too short
-				s.codecs = append(s.codecs, codec)
+			for _, newCodec := range []func(...[]byte) (sessions.Codec, error){sessions.NewAEADCodec, sessions.NewSecureCookieCodec} {
+				if codec, err := newCodec(form); err == nil { // the only possible mistake is a secret that is too short
+					s.codecs = append(s.codecs, codec)
+				}
 			}
 		}
 		if len(s.codecs) == 0 {

@@ -19,7 +19,12 @@ import (
 
 func seal(t *testing.T, secret, name string, rec *sessions.Record) string {
 	t.Helper()
-	codec, err := sessions.NewSecureCookieCodec([]byte(secret))
+	return sealWith(t, sessions.NewSecureCookieCodec, secret, name, rec)
+}
+
+func sealWith(t *testing.T, newCodec func(...[]byte) (sessions.Codec, error), secret, name string, rec *sessions.Record) string {
+	t.Helper()
+	codec, err := newCodec([]byte(secret))
 	require.NoError(t, err)
 	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 	require.NoError(t, err)
@@ -158,6 +163,7 @@ func TestShowCookie(t *testing.T) {
 		{"another secret", cookie, []string{"-secret-file", oldFile}, exitWrong, []string{"the seal does not verify", "No such session."}},
 		{"new secret", cookie, []string{"-secret-file", currentFile, "-secret-file", oldFile}, exitOK, []string{"the first secret"}},
 		{"old secret", cookie, []string{"-secret-file", oldFile, "-secret-file", currentFile}, exitOK, []string{"secret 2 of 2"}},
+		{"the other codec", sealWith(t, sessions.NewAEADCodec, current, "session", rec), []string{"-secret-file", currentFile}, exitOK, []string{rec.ID}},
 		{"binary secret", seal(t, binary, "session", rec), []string{"-secret-file", file(t, binary)}, exitOK, []string{rec.ID}},
 		{"base64 secret", seal(t, plain, "session", rec), []string{"-secret-file", file(t, base64.StdEncoding.EncodeToString([]byte(plain))+"\r\n")}, exitOK, []string{rec.ID}},
 		{"hex secret", seal(t, plain, "session", rec), []string{"-secret-file", file(t, hex.EncodeToString([]byte(plain))+"\n")}, exitOK, []string{rec.ID}},

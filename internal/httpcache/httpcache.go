@@ -38,14 +38,14 @@ func VaryByCookie(h http.Header) {
 	h["Vary"] = append(h["Vary"], "Cookie")
 }
 
-// isCacheHeader reports whether caches obey the header. They include the targeted headers of RFC 9213, such as
-// CDN-Cache-Control, which some CDNs obey before Cache-Control, in whatever case a handler wrote them into the map.
+// isCacheHeader reports whether a cache obeys the header, sometimes in preference to Cache-Control: also those of one
+// cache or CDN alone (RFC 9213, X-LiteSpeed-Cache-Control), in whatever case a handler wrote them into the map.
 func isCacheHeader(name string) bool {
 	switch name = textproto.CanonicalMIMEHeaderKey(name); name {
-	case "Cache-Control", "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
+	case "Expires", "Surrogate-Control", "Edge-Control", "X-Accel-Expires":
 		return true
 	}
-	return strings.HasSuffix(name, "Cdn-Cache-Control")
+	return strings.HasSuffix(name, "Cache-Control")
 }
 
 // asksForCaching reports whether a header allows a shared cache to store the response. Expires alone is not worth an

@@ -23,6 +23,7 @@ func TestForbid(t *testing.T) {
 		{"Expires", http.Header{"Expires": {"Thu, 01 Jan 2099 00:00:00 GMT"}}, nil},
 		{"nginx", http.Header{"X-Accel-Expires": {"60"}}, []string{"X-Accel-Expires"}},
 		{"nginx, none", http.Header{"X-Accel-Expires": {"0"}}, nil},
+		{"LiteSpeed", http.Header{"X-Litespeed-Cache-Control": {"public, max-age=60"}}, []string{"X-Litespeed-Cache-Control"}},
 		{"CDNs, odd case", http.Header{"cdn-cache-control": {"public"}, "Cloudflare-CDN-Cache-Control": {"max-age=1"}, "Surrogate-Control": {"max-age=1"}},
 			[]string{"Cloudflare-CDN-Cache-Control", "Surrogate-Control", "cdn-cache-control"}},
 	} {
