@@ -2174,8 +2174,9 @@ func TestP15_ClocksApart_WhatOldOnlyCanLose(t *testing.T) {
 func TestP15_ALogoutUnderALoweredTimeoutHolds(t *testing.T) {
 	for _, phase := range []sessions.Phase{sessions.DualReadOld, sessions.DualReadNew, sessions.NewOnly} {
 		for _, kind := range []string{"cookie", "server"} {
-			for _, end := range []string{"logout", "renew"} {
+			for _, end := range []string{"logout", "renew", "logout elsewhere after a write", "renew elsewhere after a write"} {
 				t.Run(fmt.Sprintf("%v/%s/%s", phase, kind, end), func(t *testing.T) {
+					end, write := strings.CutSuffix(end, " elsewhere after a write")
 					synctest.Test(t, func(t *testing.T) {
 						p := newPair(t, kind == "cookie", sessiontest.NewMemoryStore())
 						at := func(absolute time.Duration) *site {
@@ -2187,6 +2188,10 @@ func TestP15_ALogoutUnderALoweredTimeoutHolds(t *testing.T) {
 						copied := b.clone()
 						other := b.on(lowered)
 						require.Equal(t, "alice", other.user())
+						if write { // which must not lower the deadline for those who end the session
+							other.use(addCount)
+							other = b
+						}
 						other.use(func(s sessions.Session) {
 							if end == "renew" {
 								s.Renew()

@@ -24,10 +24,7 @@ import (
 // Ways to wrap a store, as for metrics.
 type (
 	embeds       struct{ sessions.Store }
-	embedsDeeper struct {
-		calls int
-		*embeds
-	}
+	embedsDeeper struct{ *embeds }
 	// hides has the four methods and nothing else.
 	hides struct{ inner sessions.Store }
 	// unwraps is hides with an Unwrap.
@@ -1012,10 +1009,10 @@ func TestP19_AnotherTokenIsSent(t *testing.T) {
 			require.Equal(t, 2, b.count())
 		})
 	}
-	test("the cookie keeps its attributes", func(t *testing.T, store *reissues, b *browser, old string) {
+	test("the cookie keeps its attributes", func(t *testing.T, store *reissues, b *browser, _ string) {
 		b.use(func(s sessions.Session) { s.SetLifetime(0, true) })
 		b.https().use(addCount)
-		old = store.old(b)
+		old := store.old(b)
 		c := b.use(noop).setCookie("session")
 		require.Equal(t, store.next[old], c.Value)
 		require.True(t, c.Secure)
