@@ -495,7 +495,7 @@ func TestGet_outside(t *testing.T) {
 
 type contextValue struct{}
 
-// What handlers do to the request's context on the way does not lose the session, and its values stay.
+// A context derived from the request's still carries the session, and the values set before the middleware.
 func TestDerivedContexts(t *testing.T) {
 	site := newSite(t, sessiontest.NewMemoryStore())
 	next := site.handler

@@ -92,7 +92,7 @@ func requireTables(t *testing.T, out string) {
 	}
 	for _, row := range rows {
 		require.Positive(t, number(row[4]), row[0])
-		require.InDelta(t, number(row[2])/number(row[1]), number(row[3]), 0.05, row[0])
+		requireRatio(t, number(row[1]), number(row[2]), number(row[3]))
 	}
 	require.GreaterOrEqual(t, number(rows[1][5]), 5.0, "the delay is in the reads that it is said to be in")
 	require.GreaterOrEqual(t, number(rows[1][1]), 20.0, "and a click waits for four of them")
@@ -109,6 +109,34 @@ func requireTables(t *testing.T, out string) {
 	require.NotNil(t, age, out)
 	require.Positive(t, number(age[1]))
 }
+
+// requireRatio requires that ratio is b/a, where all three were rounded to two decimals.
+func requireRatio(t require.TestingT, a, b, ratio float64) {
+	const half = 0.005 + 1e-9
+	require.GreaterOrEqual(t, ratio, (b-half)/(a+half)-half, "%g / %g", b, a)
+	require.LessOrEqual(t, ratio, (b+half)/(a-half)+half, "%g / %g", b, a)
+}
+
+func TestRequireRatio(t *testing.T) {
+	for _, c := range []struct {
+		a, b, ratio float64
+		ok          bool
+	}{
+		{20, 100, 5, true}, {20, 100, 5.01, false}, {20, 100, 4.99, false},
+		{0.42, 2.36, 5.62, true}, {0.42, 2.36, 5.67, true}, {0.42, 2.36, 5.72, false}, {0.42, 2.36, 5.52, false},
+		{20, 100, 0.2, false},
+	} {
+		failed := new(failures)
+		requireRatio(failed, c.a, c.b, c.ratio)
+		require.Equal(t, c.ok, *failed == 0, "%+v", c)
+	}
+}
+
+// failures counts what require reports.
+type failures int
+
+func (f *failures) Errorf(string, ...any) { *f++ }
+func (f *failures) FailNow()              {}
 
 func TestTables(t *testing.T) {
 	t.Parallel()
