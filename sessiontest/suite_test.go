@@ -16,11 +16,6 @@ import (
 	"handover.example/sessions/sessiontest"
 )
 
-func TestStore_Memory(t *testing.T) {
-	t.Parallel()
-	sessiontest.TestStore(t, func(*testing.T) sessions.Store { return sessiontest.NewMemoryStore() })
-}
-
 func TestStore_Cookie(t *testing.T) {
 	t.Parallel()
 	sessiontest.TestStore(t, func(t *testing.T) sessions.Store { return newCookieStore(t) })
