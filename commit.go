@@ -19,6 +19,11 @@ import (
 // as well.
 const tombstoneGrace = time.Minute
 
+// renewalGrace is for how long after a renewal a request with the old token cannot begin a session: its cookie would
+// replace the one that the client is about to get, and so log the user out. A client that never got its new cookie has
+// to begin anew, so it is short.
+const renewalGrace = 5 * time.Second
+
 // touchShare is the inverse of the part of the idle timeout that must have passed before extending it is worth a write.
 const touchShare = 8
 
@@ -29,7 +34,7 @@ const maxTouchWait = 30 * 24 * time.Hour
 // pending is what a session still has to write. A commit takes all of it.
 type pending struct {
 	dirty  bool      // values or the lifetime have changed
-	renew  bool      // the session gets a new token
+	renew  bool      // the session gets a new token, which a new session has anyway
 	forget bool      // Destroy was called: the client must delete its cookie
 	ended  []*Record // stored sessions that this request destroyed
 	ops    opList    // the changes since the load, to be made again on a newer record
@@ -42,6 +47,7 @@ const (
 	stepNone    step = iota
 	stepCreate       // write the record of a new session
 	stepTooLate      // nothing: it is too late to send the client a token
+	stepGone         // nothing: the client has another session by now
 	stepRenew        // write the record under a new token, and a tombstone under the old one
 	stepSave         // write the next version
 	stepTouch        // extend the expiry only
@@ -51,6 +57,7 @@ const (
 type circumstances struct {
 	stored   bool // the store has the record
 	late     bool // the response has begun
+	renewed  bool // the client's session was renewed a moment ago, by another request
 	answered bool // the request's deadline has passed, so somebody else has answered, as http.TimeoutHandler does
 	slides   bool // a touch may extend the idle timeout
 }
@@ -62,8 +69,10 @@ func (p *pending) plan(rec *Record, at circumstances, now time.Time) step {
 	switch {
 	case !at.stored && len(rec.values) == 0:
 		return stepNone // nothing is stored for an anonymous visitor
-	case !at.stored && at.late:
+	case !at.stored && (at.late || at.answered):
 		return stepTooLate
+	case !at.stored && at.renewed && !p.renew && !p.forget:
+		return stepGone
 	case !at.stored:
 		return stepCreate
 	case p.renew && (at.late || at.answered):
@@ -173,7 +182,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	now := r.m.limits.now()
 	c := change{r: r, s: s, late: late, rec: s.rec, stored: s.stored, resend: s.stored && !late && s.rec.presents() != r.client.token}
 	step := s.pending.plan(s.rec, circumstances{
-		stored: s.stored, late: late, answered: errors.Is(r.Context.Err(), context.DeadlineExceeded),
+		stored: s.stored, late: late, renewed: r.client.renewed, answered: errors.Is(r.Context.Err(), context.DeadlineExceeded),
 		slides: !s.touchFailed,
 	}, now)
 	if step == stepNone && !c.resend && !s.pending.forget && len(s.pending.ended) == 0 {
@@ -268,6 +277,8 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 			c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
 		}
 		return "", nil
+	case stepGone:
+		return "", c.failed(ctx, EventCommit, "", ErrGone)
 	case stepCreate:
 		c.rec.Secure = https || c.r.client.secure // client.secure: after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)

@@ -2016,69 +2016,100 @@ func TestP03_IdleTimeoutSlides_B16(t *testing.T) {
 // old token would be a session fixation.
 func TestP06_ARenewalThatCannotReachTheClient(t *testing.T) {
 	timedOut := func(next http.Handler) http.Handler { return http.TimeoutHandler(next, time.Second, "too late") }
-	deadline := func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			ctx, cancel := context.WithTimeout(r.Context(), time.Second)
-			defer cancel()
-			next.ServeHTTP(w, r.WithContext(ctx))
-		})
+	with := func(derive func(context.Context) (context.Context, context.CancelFunc)) func(http.Handler) http.Handler {
+		return func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := derive(r.Context())
+				defer cancel()
+				next.ServeHTTP(w, r.WithContext(ctx))
+			})
+		}
 	}
+	deadline := with(func(ctx context.Context) (context.Context, context.CancelFunc) {
+		return context.WithTimeout(ctx, time.Second)
+	})
+	hungUp := with(func(ctx context.Context) (context.Context, context.CancelFunc) {
+		ctx, cancel := context.WithCancel(ctx)
+		time.AfterFunc(time.Second, cancel)
+		return ctx, cancel
+	})
 	none := func(next http.Handler) http.Handler { return next }
 	login := func(s sessions.Session) {
 		s.Renew()
 		_ = s.Set("user", 42)
 	}
-	for _, c := range []struct {
+	slow := func(_ http.ResponseWriter, s sessions.Session) {
+		time.Sleep(2 * time.Second)
+		login(s)
+	}
+	causes := []struct {
 		name    string
 		outside func(http.Handler) http.Handler
 		inside  func(w http.ResponseWriter, s sessions.Session)
 		stored  bool
 	}{
 		{"in time", none, func(_ http.ResponseWriter, s sessions.Session) { login(s) }, true},
+		{"a client that has hung up", hungUp, slow, true}, // some close their sending half and still read
 		{"after the first byte", none, func(w http.ResponseWriter, s sessions.Session) {
 			_, _ = io.WriteString(w, "x")
 			login(s)
 		}, false},
-		{"after TimeoutHandler has answered", timedOut, func(_ http.ResponseWriter, s sessions.Session) {
-			time.Sleep(2 * time.Second)
+		{"after a flush", none, func(w http.ResponseWriter, s sessions.Session) {
+			_ = http.NewResponseController(w).Flush()
 			login(s)
 		}, false},
-		{"after the deadline of the request", deadline, func(_ http.ResponseWriter, s sessions.Session) {
-			time.Sleep(2 * time.Second)
+		{"on a hijacked connection", none, func(w http.ResponseWriter, s sessions.Session) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			require.NoError(t, err)
+			_ = conn.Close()
 			login(s)
 		}, false},
-	} {
-		for _, phase := range append([]sessions.Phase{-1}, dualPhases...) {
-			t.Run(fmt.Sprintf("%s/%v", c.name, phase), func(t *testing.T) {
+		{"after TimeoutHandler has answered", timedOut, slow, false},
+		{"after the deadline of the request", deadline, slow, false},
+	}
+	places := []struct {
+		name  string
+		ended bool // the planted token opens nothing after a renewal
+		make  func(t *testing.T) sessions.Store
+	}{
+		{"server", true, memoryStore.make},
+		{"sealed", false, cookieStore.make},
+	}
+	for _, phase := range dualPhases {
+		places = append(places, struct {
+			name  string
+			ended bool
+			make  func(t *testing.T) sessions.Store
+		}{phase.String(), phase >= sessions.DualReadNew, func(t *testing.T) sessions.Store {
+			d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookieStore.make(t), New: memoryStore.make(t), Phase: phase})
+			require.NoError(t, err)
+			return d
+		}})
+	}
+	for _, c := range causes {
+		for _, place := range places {
+			t.Run(c.name+"/"+place.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					var store sessions.Store = memoryStore.make(t)
-					if phase >= 0 {
-						d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: cookieStoreWith(t, secretA), New: store, Phase: phase})
-						require.NoError(t, err)
-						store = d
-					}
-					m, err := sessions.New(sessions.Config{Store: store})
+					var events eventRecorder
+					m, err := sessions.New(sessions.Config{Store: place.make(t), Observe: events.observe})
 					require.NoError(t, err)
-					send := func(h http.Handler, cookie string) (*httptest.ResponseRecorder, string) {
+					send := func(h http.Handler, cookie string) string {
 						r := httptest.NewRequest(http.MethodGet, "/", nil)
 						if cookie != "" {
 							r.Header.Set("Cookie", "session="+cookie)
 						}
-						w := httptest.NewRecorder()
+						w := hijackable{httptest.NewRecorder()}
 						h.ServeHTTP(w, r)
 						synctest.Wait()
 						time.Sleep(time.Minute) // until a handler that was given up has ended
 						for _, set := range w.Result().Cookies() {
 							cookie = set.Value
 						}
-						return w, cookie
+						return cookie
 					}
 					handle := func(inside func(http.ResponseWriter, sessions.Session)) http.Handler {
 						return m.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inside(w, session(t, r)) }))
 					}
-					_, planted := send(handle(func(_ http.ResponseWriter, s sessions.Session) { _ = s.Set("basket", 1) }), "")
-					_, after := send(c.outside(handle(c.inside)), planted)
-					require.Equal(t, c.stored, after != planted)
 					read := func(cookie string) (basket, user int) {
 						send(handle(func(_ http.ResponseWriter, s sessions.Session) {
 							_, _ = s.Get("basket", &basket)
@@ -2086,13 +2117,158 @@ func TestP06_ARenewalThatCannotReachTheClient(t *testing.T) {
 						}), cookie)
 						return basket, user
 					}
+					tellsTooLate := func() {
+						t.Helper()
+						if c.stored {
+							require.Empty(t, events.with(sessions.OutcomeTooLate))
+						} else {
+							require.NotEmpty(t, events.with(sessions.OutcomeTooLate))
+						}
+					}
+
+					planted := send(handle(func(_ http.ResponseWriter, s sessions.Session) { _ = s.Set("basket", 1) }), "")
+					after := send(c.outside(handle(c.inside)), planted)
+					require.Equal(t, c.stored, after != planted)
+					tellsTooLate()
 					basket, user := read(after)
 					require.Equal(t, 1, basket, "the session is as it was")
 					require.Equal(t, c.stored, user == 42)
-					if _, user := read(planted); phase >= sessions.DualReadNew || phase < 0 {
+					if _, user := read(planted); place.ended || !c.stored {
 						require.Zero(t, user, "the planted token is not logged in")
 					}
+
+					// Nor is a session begun of which the client cannot learn.
+					events.reset()
+					first := send(c.outside(handle(c.inside)), "")
+					require.Equal(t, c.stored, first != "")
+					require.Equal(t, c.stored, len(events.with(sessions.OutcomeCreated)) > 0)
+					tellsTooLate()
 				})
+			})
+		}
+	}
+}
+
+// expiring is a context whose deadline passes when its channel is closed.
+type expiring struct {
+	context.Context
+	passed chan struct{}
+}
+
+func (e expiring) Done() <-chan struct{} { return e.passed }
+
+func (e expiring) Err() error {
+	select {
+	case <-e.passed:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+func TestP06_NothingIsBegunAfterTheDeadline(t *testing.T) {
+	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+		for name, change := range map[string]func(s sessions.Session){
+			"a new session":          func(s sessions.Session) { require.NoError(t, s.Set("user", 42)) },
+			"a renewal":              func(s sessions.Session) { s.Renew(); require.NoError(t, s.Set("user", 42)) },
+			"a session after logout": func(s sessions.Session) { s.Destroy(); require.NoError(t, s.Set("user", 42)) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				site := newSite(t, store)
+				b := site.browser()
+				if name != "a new session" {
+					b.set("basket", 1)
+				}
+				before := b.cookie()
+				late := expiring{t.Context(), make(chan struct{})}
+				site.events.reset()
+				r := b.doContext(late, func(w http.ResponseWriter, r *http.Request) {
+					s := session(t, r)
+					close(late.passed)
+					change(s)
+					_, err := io.WriteString(w, "done")
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+				})
+				require.NoError(t, r.err)
+				require.Equal(t, http.StatusServiceUnavailable, r.status)
+				require.Equal(t, before, b.cookie())
+				require.Len(t, site.events.with(sessions.OutcomeTooLate), 1)
+				require.Empty(t, site.events.with(sessions.OutcomeCreated))
+				require.NotEqual(t, "42", b.get("user"))
+			})
+		}
+	})
+}
+
+// hijackable is a recorder whose connection can be taken over.
+type hijackable struct{ *httptest.ResponseRecorder }
+
+func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	here, there := net.Pipe()
+	_ = there.Close()
+	return here, bufio.NewReadWriter(bufio.NewReader(here), bufio.NewWriter(here)), nil
+}
+
+// A page polls while its user logs in. A poll with the old token that is served after the login must not begin a session
+// of its own: its cookie would log the user out. Five seconds later it may, because a client that never got the answer
+// of its login has to begin anew.
+func TestP08_ALatePollDoesNotLogOut(t *testing.T) {
+	kinds := map[string]func(t *testing.T) sessions.Store{}
+	for _, sc := range stores {
+		if sc.server {
+			kinds[sc.name] = sc.make
+		}
+	}
+	for _, kind := range realKinds(t) {
+		for _, phase := range dualPhases {
+			if kind.name == "cookie to redis" && phase == sessions.OldOnly {
+				continue // a sealed cookie alone has no tombstone
+			}
+			kinds[fmt.Sprintf("%s, %v", kind.name, phase)] = func(t *testing.T) sessions.Store {
+				old, new := kind.make(t)
+				d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: new, Phase: phase, CheckRevoked: true})
+				require.NoError(t, err)
+				return d
+			}
+		}
+	}
+	for name, store := range kinds {
+		for _, c := range []struct {
+			name  string
+			poll  func(s sessions.Session)
+			wants int // its status right after the login
+			sets  bool
+		}{
+			{"reads", func(s sessions.Session) { require.Empty(t, keys(s)) }, http.StatusOK, false},
+			{"writes", func(s sessions.Session) { _ = s.Set("polled", true) }, http.StatusConflict, false},
+			{"writes and deletes", func(s sessions.Session) { _ = s.Set("polled", true); s.Delete("polled") }, http.StatusOK, false},
+			{"renews", func(s sessions.Session) { s.Renew(); _ = s.Set("polled", true) }, http.StatusOK, true},
+			{"writes, then renews", func(s sessions.Session) { _ = s.Set("polled", true); s.Renew() }, http.StatusOK, true},
+			{"destroys", func(s sessions.Session) { s.Destroy(); _ = s.Set("polled", true) }, http.StatusOK, true},
+		} {
+			t.Run(name+"/"+c.name, func(t *testing.T) {
+				site := newSite(t, store(t))
+				b := site.browser()
+				b.set("basket", 1)
+				old := b.clone()
+				b.use(func(s sessions.Session) {
+					s.Renew()
+					require.NoError(t, s.Set("user", 42))
+				})
+				late := old.clone().try(c.poll)
+				require.Equal(t, c.wants, late.status)
+				require.Equal(t, c.sets, late.setCookie("session") != nil)
+				if c.wants == http.StatusConflict {
+					require.Len(t, site.events.with(sessions.OutcomeGone), 1)
+				}
+				require.Equal(t, "42", b.get("user"))
+
+				sessions.SetClock(site.mgr, nil, func() time.Time { return time.Now().Add(5 * time.Second) })
+				require.Equal(t, http.StatusOK, old.try(c.poll).status)
+				if c.wants == http.StatusConflict || c.sets {
+					require.Equal(t, "true", old.get("polled"))
+				}
+				require.Equal(t, "42", b.get("user"))
 			})
 		}
 	}

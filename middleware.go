@@ -175,6 +175,7 @@ type clientState struct {
 	sent       bool   // the client sent a cookie of this name, valid or not
 	persistent bool
 	secure     bool
+	renewed    bool // it named a session that was renewed a moment ago: the client is about to learn its new token
 }
 
 // Format keeps the client's token out of a printed context. If the context is in an unexported field of another value,
@@ -284,6 +285,7 @@ func (r *request) load(ctx *loading) (*Record, error) {
 			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: m.since(start), Err: err})
 			return nil, err
 		}
+		r.client.renewed = r.client.renewed || miss.renewed
 		e := Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: m.since(start)}
 		switch {
 		case i == 0:
@@ -307,11 +309,13 @@ func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) 
 		}
 		return nil, err
 	}
+	now := m.limits.now()
 	if rec.Revoked {
-		return nil, &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed"}
+		return nil, &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed",
+			renewed: rec.Renewed && now.Sub(time.UnixMicro(rec.Version)) < renewalGrace}
 	}
-	m.limits.apply(rec, m.limits.now())
-	if !rec.alive(m.limits.now()) {
+	m.limits.apply(rec, now)
+	if !rec.alive(now) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID}
 	}
 	return rec, nil

@@ -320,7 +320,7 @@ func (s *session) SetLifetime(idle time.Duration, persistent bool) {
 func (s *session) Renew() {
 	s.mu.Lock()
 	late := s.response.begun() // under the lock: if it has not begun, its commit will see the renewal
-	s.renew = s.stored
+	s.renew = true
 	s.mu.Unlock()
 	if late {
 		s.response.warnLate("Renew: the client can no longer get a new token, so nothing more of this request is stored")

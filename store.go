@@ -205,6 +205,7 @@ type NotFoundError struct {
 	// Detail explains the reason to a person. It contains nothing of the token or the record.
 	Detail string
 
+	renewed bool    // the session was renewed less than renewalGrace ago
 	expired *Record // an authentic copy that has expired: it still names its record in another store
 }
 

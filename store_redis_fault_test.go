@@ -451,7 +451,7 @@ func TestP07_RedisLostReply(t *testing.T) {
 				written := 0
 				came := proxy.LoseOnce(c.match, func() {
 					for range others {
-						if same := fast.must(token, addHit); same == token {
+						if same, status := fast.do(token, addHit); same == token && status == http.StatusOK {
 							written++
 						}
 					}
