@@ -125,6 +125,9 @@ func (r *request) header() http.Header { return r.writer.Header() }
 // setCookie adds the Set-Cookie line to those of the handler, and forbids caching of the response.
 func (r *request) setCookie(line string) {
 	h := r.header()
+	if o := r.client.others; o != nil {
+		h["Set-Cookie"] = append(h["Set-Cookie"], o.deletions...)
+	}
 	h["Set-Cookie"] = append(h["Set-Cookie"], line)
 	if dropped := httpcache.Forbid(h); dropped != nil {
 		r.m.emit(r.Context, Event{Kind: EventCache, Outcome: OutcomeOverridden, Store: r.m.storeName,
@@ -258,6 +261,11 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 			return "", err
 		}
 	}
+	if c.forget {
+		if err := c.destroyOthers(ctx); err != nil {
+			return "", err
+		}
+	}
 	https := c.r.isHTTPS(ctx)
 	token := c.r.client.token
 	if len(c.ended) > 0 {
@@ -306,6 +314,9 @@ var errAnswered = fmt.Errorf("sessions: nothing was stored: the client could no 
 // cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it.
 func (c *change) cookieLine(ctx context.Context, now time.Time, token string, slid bool) (string, error) {
 	m, client := c.r.m, c.r.client
+	if c.forget && client.sent && !c.late {
+		c.deleteElsewhere()
+	}
 	if token == "" {
 		if !c.forget || !client.sent || c.late {
 			return "", nil
@@ -335,10 +346,14 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, sl
 	if !fitsCookie(token) { // net/http would drop the forbidden bytes, and so lose the session
 		return "", c.failed(ctx, EventCommit, c.rec.ID, errNoCookieValue)
 	}
+	asked := client.sent // with a cookie, so its path matches
 	client.token, client.persistent, client.secure, client.sent = token, c.rec.Persistent, c.rec.Secure, true
 	secure := c.r.useSecure(c.rec.Secure)
 	c.r.warnInsecure(ctx, c.rec.ID, secure)
 	c.r.warnDomain(ctx, c.rec.ID)
+	if !asked {
+		c.r.warnPath(ctx, c.rec.ID)
+	}
 	switch {
 	case c.rec.Persistent:
 		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(now)), secure), nil
@@ -346,6 +361,21 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, sl
 		return m.cookie.withValue(m.secureLine, token), nil
 	}
 	return m.cookie.withValue(m.plainLine, token), nil
+}
+
+// deleteElsewhere makes the lines that delete the cookie under another Domain or Path, where a logout would leave it.
+func (c *change) deleteElsewhere() {
+	m, client := c.r.m, c.r.client
+	scopes := m.cookie.scopes(c.r.r.Host, requestPath(c.r.r), client.others != nil && client.others.ended)
+	if len(scopes) == 1 {
+		return
+	}
+	if client.others == nil {
+		client.others = &others{}
+	}
+	for _, scope := range scopes[1:] {
+		client.others.deletions = append(client.others.deletions, scope.header("", -1, c.r.useSecure(client.secure)))
+	}
 }
 
 type tooLargeError struct{ bytes int }
@@ -515,6 +545,28 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	return nil
 }
 
+// destroyOthers ends the other sessions whose cookies the client presented: a logout ends them all.
+func (c *change) destroyOthers(ctx context.Context) error {
+	rest := c.r.client.others
+	if rest == nil {
+		return nil
+	}
+	for ; len(rest.tokens) > 0; rest.tokens = rest.tokens[1:] {
+		rec, err := c.r.m.loadToken(ctx, rest.tokens[0])
+		switch {
+		case errors.Is(err, ErrNotFound):
+			continue
+		case err != nil:
+			return c.failed(ctx, EventDestroy, "", err)
+		}
+		rest.ended = true
+		if err := c.destroy(ctx, rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // commitMark returns the mark of this commit, the same for each attempt and each store, so that a partial write is not
 // mistaken for the change of another request.
 func (c *change) commitMark() string {
@@ -531,10 +583,11 @@ func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *R
 	if !m.atClient {
 		rec.lineage.sign(c.commitMark(), rec.Version, start)
 	}
-	rec.Version = nextVersion(base, start)
+	was := rec.Version // of a renewal, that of the session before: its copies must not be newer
+	rec.Version = nextVersion(was, start)
 	token, err := m.store.Save(ctx, m.cookie.Name, rec, base)
 	if err != nil {
-		rec.Version = base
+		rec.Version = was
 		if errors.Is(err, ErrConflict) {
 			return "", err
 		}

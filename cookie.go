@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/textproto"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,12 @@ import (
 
 // Cookie sets the name and the attributes of the session cookie. The zero value means a cookie named "session" with
 // Path "/", SameSite=Lax and no Domain, which the browser deletes when it closes. The cookie is always HttpOnly.
+//
+// If you change Domain or Path, browsers keep the earlier cookie beside the new one. No change is lost: of sealed cookies
+// the newest counts, and cookies that name records on the server name the same one. A logout ends every session that the
+// client presents, and deletes the cookie under each Domain and Path that the request shows. What it cannot delete is a
+// sealed cookie that was set under another Path or Domain, if the client has no newer one: that logout is lost, unless
+// Domain was empty before and Path is as it was.
 type Cookie struct {
 	_ [0]func()
 
@@ -60,11 +67,8 @@ func (c Cookie) check(secure SecureMode, bad *check.Mistakes) {
 	if c.Path[0] != '/' {
 		bad.Add("Cookie.Path", "%q does not start with '/': browsers would ignore it", c.Path)
 	}
-	switch {
-	case strings.ContainsFunc(c.Path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }):
-		bad.Add("Cookie.Path", "%q has a character that would end or break the cookie: use ASCII without ';' and control characters", c.Path)
-	case strings.ContainsAny(c.Path, " ?#"):
-		bad.Add("Cookie.Path", "%q has a space, '?' or '#': no request path has one, so browsers would never send the cookie", c.Path)
+	if reason := pathMistake(c.Path); reason != "" {
+		bad.Add("Cookie.Path", "%q %s", c.Path, reason)
 	}
 	if len(c.Path) > maxAttributeBytes {
 		bad.Add("Cookie.Path", "%d bytes are too long: browsers accept %d", len(c.Path), maxAttributeBytes)
@@ -96,6 +100,17 @@ func (c Cookie) check(secure SecureMode, bad *check.Mistakes) {
 			bad.Add("Cookie.Partitioned", "browsers accept it only with Secure, which DangerouslyNeverSecure forbids")
 		}
 	}
+}
+
+// pathMistake returns what is wrong with the characters of a Path attribute, or "".
+func pathMistake(path string) string {
+	switch {
+	case strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r > '~' || r == ';' }):
+		return "has a character that would end or break the cookie: use ASCII without ';' and control characters"
+	case strings.ContainsAny(path, " ?#"):
+		return "has a space, '?' or '#': no request path has one, so browsers would never send the cookie"
+	}
+	return ""
 }
 
 // domainMistake returns what is wrong with a Domain attribute, or "".
@@ -185,15 +200,20 @@ func (c Cookie) withValue(line, value string) string {
 	return line[:at] + value + line[at:]
 }
 
-// maxCandidates bounds how many cookies of the same name are tried. Another path or domain may have left one or two;
-// more would only let a client multiply the store's reads.
-const maxCandidates = 4
+// maxCandidates bounds how many cookies of one name are considered, and maxReads for how many of them the store is read.
+// Another path or domain may have left one or two; more reads would only let a client multiply the store's work. A value
+// that cannot be ours costs no read.
+const (
+	maxCandidates = 64
+	maxReads      = 4
+)
 
-// candidates returns the cookie values that the client sent under this name, in the client's order, at most
-// maxCandidates. Unlike net/http, it also returns values with forbidden bytes, so that rejecting them leaves a trace.
-func candidates(h http.Header, name string, into []string) []string {
+// candidates returns the different cookie values that the client sent under this name, in the client's order, at most
+// maxCandidates, and reports whether there are more. Unlike net/http, it also returns values with forbidden bytes, so
+// that rejecting them leaves a trace.
+func candidates(h http.Header, name string, into []string) (values []string, more bool) {
 	for _, line := range h["Cookie"] {
-		for len(line) > 0 && len(into) < maxCandidates {
+		for len(line) > 0 {
 			var part string
 			part, line, _ = strings.Cut(line, ";")
 			part, ok := strings.CutPrefix(textproto.TrimString(part), name)
@@ -204,12 +224,68 @@ func candidates(h http.Header, name string, into []string) []string {
 			if !ok {
 				continue
 			}
+			if len(into) == maxCandidates {
+				return into, true
+			}
 			value = textproto.TrimString(value)
 			if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
 				value = value[1 : len(value)-1]
 			}
-			into = append(into, value)
+			if !slices.Contains(into, value) {
+				into = append(into, value)
+			}
 		}
 	}
-	return into
+	return into, false
+}
+
+// maxScopes bounds how many cookies a logout deletes.
+const maxScopes = 12
+
+// scopes returns the cookie with each Domain and Path that another cookie of the same name may have: a browser tells
+// neither. The first is c itself. The second has no Domain, if c has one: a browser may still have the cookie from before
+// it was set. The others are sent only if the client is known to have several cookies. They are for the host of the
+// request and its parent domains, and for "/" and the first directories of its path.
+func (c Cookie) scopes(host, path string, several bool) []Cookie {
+	domains, paths := []string{c.Domain}, []string{c.Path}
+	if c.Domain != "" {
+		domains = append(domains, "")
+	}
+	if several && !hasPrefixFold(c.Name, "__Host-") {
+		name := hostOf(host)
+		for domainMistake(name) == "" && strings.Contains(name, ".") {
+			domains = append(domains, name)
+			_, name, _ = strings.Cut(name, ".")
+		}
+		paths = append(paths, "/")
+		for end := 1; end < len(path); end++ {
+			if i := strings.IndexByte(path[end:], '/'); i >= 0 {
+				end += i
+			} else {
+				end = len(path)
+			}
+			if prefix := path[:end]; strings.HasPrefix(prefix, "/") && pathMistake(prefix) == "" {
+				paths = append(paths, prefix)
+			}
+		}
+	}
+	var all []Cookie
+	for _, p := range paths {
+		for _, d := range domains {
+			isThere := func(o Cookie) bool { return o.Domain == d && o.Path == p }
+			if len(all) < maxScopes && !slices.ContainsFunc(all, isThere) {
+				c.Domain, c.Path = d, p
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// hostOf returns the host name of a Host header, in lower case.
+func hostOf(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		host = host[:i]
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
 }

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -232,8 +233,11 @@ func TestP12_NoCookieThatABrowserDrops(t *testing.T) {
 							set := setCookieLine(t, m, "", func(s Session) { require.NoError(t, s.Set("k", 1)) })
 							requireKept(t, set)
 							pair, attributes, _ := strings.Cut(set, ";")
-							gone := setCookieLine(t, m, pair, func(s Session) { s.Destroy() })
-							requireKept(t, gone)
+							lines := setCookieLines(t, m, pair, func(s Session) { s.Destroy() })
+							for _, line := range lines {
+								requireKept(t, line)
+							}
+							gone := lines[len(lines)-1]
 							cookie, _, _ := strings.Cut(pair, "=")
 							require.Equal(t, cookie+"=;"+strings.Replace(attributes, "; HttpOnly", "; Max-Age=0; HttpOnly", 1), gone)
 							if mode == DangerouslyNeverSecure {
@@ -261,6 +265,13 @@ func testCookieStore(t testing.TB) *CookieStore {
 // setCookieLine returns the one Set-Cookie line of a request that comes with this cookie and uses its session.
 func setCookieLine(t *testing.T, m *Manager, cookie string, use func(Session)) string {
 	t.Helper()
+	lines := setCookieLines(t, m, cookie, use)
+	require.Len(t, lines, 1)
+	return lines[0]
+}
+
+func setCookieLines(t *testing.T, m *Manager, cookie string, use func(Session)) []string {
+	t.Helper()
 	r := httptest.NewRequest("GET", "/", nil)
 	if cookie != "" {
 		r.Header.Set("Cookie", cookie)
@@ -272,9 +283,7 @@ func setCookieLine(t *testing.T, m *Manager, cookie string, use func(Session)) s
 		use(s)
 	})).ServeHTTP(w, r)
 	require.Equal(t, http.StatusOK, w.Code)
-	lines := w.Header()["Set-Cookie"]
-	require.Len(t, lines, 1)
-	return lines[0]
+	return w.Header()["Set-Cookie"]
 }
 
 func TestCandidates(t *testing.T) {
@@ -290,8 +299,7 @@ func TestCandidates(t *testing.T) {
 		{"no space", []string{"x=1;session=a;y=2"}, []string{"a"}},
 		{"two, in their order", []string{"session=a; session=b"}, []string{"a", "b"}},
 		{"two lines", []string{"session=a", "session=b"}, []string{"a", "b"}},
-		{"the same twice", []string{"session=a; session=a"}, []string{"a", "a"}},
-		{"at most four", []string{"session=a; session=b; session=c", "session=d; session=e"}, []string{"a", "b", "c", "d"}},
+		{"the same twice", []string{"session=a; session=b; session=a"}, []string{"a", "b"}},
 		{"quoted", []string{`session="a"`}, []string{"a"}},
 		{"one quote", []string{`session="`}, []string{`"`}},
 		{"empty", []string{"session="}, []string{""}},
@@ -305,7 +313,77 @@ func TestCandidates(t *testing.T) {
 		{"bytes that no cookie has", []string{"session=a\x00\xff\x7f,b"}, []string{"a\x00\xff\x7f,b"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			require.Equal(t, c.want, candidates(http.Header{"Cookie": c.lines}, "session", nil))
+			got, more := candidates(http.Header{"Cookie": c.lines}, "session", nil)
+			require.Equal(t, c.want, got)
+			require.False(t, more)
 		})
+	}
+}
+
+func TestP23_CandidatesAreBounded(t *testing.T) {
+	var line strings.Builder
+	for i := range maxCandidates {
+		fmt.Fprintf(&line, "session=%d; ", i)
+	}
+	got, more := candidates(http.Header{"Cookie": {line.String(), "session=0"}}, "session", nil)
+	require.Len(t, got, maxCandidates)
+	require.False(t, more && len(got) < maxCandidates)
+	got, more = candidates(http.Header{"Cookie": {line.String(), "session=one more"}}, "session", nil)
+	require.Len(t, got, maxCandidates)
+	require.True(t, more)
+}
+
+func TestScopes(t *testing.T) {
+	type scope struct{ domain, path string }
+	for _, c := range []struct {
+		name       string
+		cookie     Cookie
+		host, path string
+		several    bool
+		want       []scope
+	}{
+		{"one cookie", Cookie{}, "app.example", "/a/b", false, []scope{{"", "/"}}},
+		{"a domain", Cookie{Domain: "app.example"}, "app.example", "/a/b", false, []scope{{"app.example", "/"}, {"", "/"}}},
+		{"several", Cookie{}, "www.app.example:8080", "/", true, []scope{{"", "/"}, {"www.app.example", "/"}, {"app.example", "/"}}},
+		{"several, a domain", Cookie{Domain: "app.example"}, "WWW.app.example.", "/", true,
+			[]scope{{"app.example", "/"}, {"", "/"}, {"www.app.example", "/"}}},
+		{"several, a path", Cookie{Path: "/app"}, "localhost", "/app/users/1", true,
+			[]scope{{"", "/app"}, {"", "/"}, {"", "/app/users"}, {"", "/app/users/1"}}},
+		{"an address", Cookie{}, "127.0.0.1:80", "/", true, []scope{{"", "/"}}},
+		{"an IPv6 address", Cookie{}, "[::1]:80", "/", true, []scope{{"", "/"}}},
+		{"a host that is none", Cookie{}, "a b.example", "/", true, []scope{{"", "/"}, {"example", "/"}}[:1]},
+		{"a path that no cookie has", Cookie{}, "localhost", "/a;b/c d/e", true, []scope{{"", "/"}}},
+		{"a path that is none", Cookie{}, "localhost", "*", true, []scope{{"", "/"}}},
+		{"__Host-", Cookie{Name: "__Host-session"}, "www.app.example", "/a", true, []scope{{"", "/"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []scope
+			for _, s := range c.cookie.withDefaults().scopes(c.host, c.path, c.several) {
+				got = append(got, scope{s.Domain, s.Path})
+			}
+			require.Equal(t, c.want, got)
+		})
+	}
+	require.Len(t, Cookie{}.withDefaults().scopes("a.b.c.d.e.f.example", "/1/2/3/4/5/6", true), maxScopes)
+}
+
+func TestPathMatches(t *testing.T) {
+	for _, c := range []struct {
+		request, cookie string
+		want            bool
+	}{
+		{"/", "/", true},
+		{"/a", "/", true},
+		{"/app", "/app", true},
+		{"/app/", "/app", true},
+		{"/app/x", "/app", true},
+		{"/app/x", "/app/", true},
+		{"/app", "/app/", false},
+		{"/apple", "/app", false},
+		{"/", "/app", false},
+		{"/x/app", "/app", false},
+		{"*", "/", false},
+	} {
+		require.Equal(t, c.want, pathMatches(c.request, c.cookie), "%s, a cookie for %s", c.request, c.cookie)
 	}
 }

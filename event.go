@@ -60,6 +60,7 @@ const (
 	OutcomeTampered    Outcome = "tampered"    // the seal does not verify: changed, another secret, or another cookie name
 	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but this version cannot read the record; or a value does not fit its type
 	OutcomeRevoked     Outcome = "revoked"     // destroyed or renewed
+	OutcomeAmbiguous   Outcome = "ambiguous"   // several cookies of the name: one was chosen, or not all were tried
 	OutcomeError       Outcome = "error"       // the store could not answer
 
 	OutcomeSaved    Outcome = "saved"     // an existing session was written
@@ -75,6 +76,7 @@ const (
 	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
 	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain HTTP
 	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not match the host of the request
+	OutcomeForeignPath    Outcome = "foreign_path"    // Cookie.Path does not match the path of the request
 	OutcomeOverridden     Outcome = "overridden"      // no-store replaced the caching headers of the handler
 
 	OutcomeChanged       Outcome = "changed"        // the phase of a migration
@@ -186,6 +188,8 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelInfo, "sessions: the client's session has expired"
 	case OutcomeRevoked:
 		return slog.LevelInfo, "sessions: the client presented a session that was destroyed or renewed"
+	case OutcomeAmbiguous:
+		return slog.LevelWarn, "sessions: the client sent several session cookies"
 	case OutcomeMalformed:
 		return slog.LevelInfo, "sessions: the client's cookie is not one of ours"
 	case OutcomeTampered:
@@ -206,6 +210,8 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: a Secure cookie was sent over what looks like plain HTTP"
 	case OutcomeForeignDomain:
 		return slog.LevelWarn, "sessions: a cookie was sent for a domain that does not match the request's host"
+	case OutcomeForeignPath:
+		return slog.LevelWarn, "sessions: a cookie was sent for a path that the request is not under"
 	case OutcomeOverridden:
 		return slog.LevelWarn, "sessions: caching was disabled for a response that sets the session cookie"
 	case OutcomeChanged:

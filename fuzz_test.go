@@ -302,19 +302,24 @@ func FuzzCookieHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, one, two string) {
 		lines := []string{one, two}
 		h := http.Header{"Cookie": lines}
-		var buf [maxCandidates]string
-		got := candidates(h, "session", buf[:0])
+		var buf [maxReads]string
+		got, more := candidates(h, "session", buf[:0])
 		require.LessOrEqual(t, len(got), maxCandidates)
 		all := candidatesWithoutLimit(h, "session")
 		require.Equal(t, all[:min(len(all), maxCandidates)], append([]string{}, got...))
+		require.True(t, more || len(all) == len(got))
 
 		// All that net/http finds, and that could be ours, is among them and in the same order.
 		r := &http.Request{Header: h}
-		rest := all
+		rest, seen := all, []string{}
 		for _, c := range r.CookiesNamed("session") {
 			if c.Value == "" || !fitsCookie(c.Value) {
 				continue
 			}
+			if slices.Contains(seen, c.Value) {
+				continue
+			}
+			seen = append(seen, c.Value)
 			i := slices.Index(rest, c.Value)
 			require.GreaterOrEqual(t, i, 0, "%q is in none of %q", c.Value, rest)
 			rest = rest[i+1:]
@@ -335,7 +340,9 @@ func candidatesWithoutLimit(h http.Header, name string) []string {
 				if len(value) >= 2 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`) {
 					value = value[1 : len(value)-1]
 				}
-				all = append(all, value)
+				if !slices.Contains(all, value) {
+					all = append(all, value)
+				}
 			}
 		}
 	}

@@ -176,6 +176,14 @@ type clientState struct {
 	persistent bool
 	secure     bool
 	renewed    bool // it named a session that was renewed a moment ago: the client is about to learn its new token
+	others     *others
+}
+
+// others are the other cookies of the same name, if the client may have some.
+type others struct {
+	tokens    []string // may name a session as well
+	ended     bool     // a logout has ended such a session
+	deletions []string // Set-Cookie lines that delete the cookie where else it may be
 }
 
 // Format keeps the client's token out of a printed context. If the context is in an unexported field of another value,
@@ -266,13 +274,32 @@ func (r *request) warnMisfit(id string, into reflect.Type) {
 func (r *request) load(ctx *loading) (*Record, error) {
 	m := r.m
 	start := m.clock()
-	var buf [maxCandidates]string
-	tokens := candidates(r.r.Header, m.cookie.Name, buf[:0])
+	var buf [maxReads]string
+	tokens, more := candidates(r.r.Header, m.cookie.Name, buf[:0])
 	*r.client = clientState{sent: len(tokens) > 0}
+	var opened []bool
+	if len(tokens) > 1 {
+		opened = m.newestFirst(ctx, tokens)
+	}
+	reads := 0
 	for i, token := range tokens {
+		if reads == maxReads {
+			more = true
+			break
+		}
 		rec, err := m.loadToken(ctx, token)
 		if err == nil {
 			r.client.token, r.client.persistent, r.client.secure = token, rec.Persistent, rec.Secure
+			var rest []string
+			for j := i + 1; j < len(tokens) && len(rest) < maxReads; j++ {
+				if opened[j] || !m.atClient && isToken(tokens[j]) {
+					rest = append(rest, tokens[j])
+				}
+			}
+			if rest != nil {
+				r.client.others = &others{tokens: rest}
+				m.emit(ctx, Event{Kind: EventReject, Outcome: OutcomeAmbiguous, SessionID: rec.ID, Store: m.storeName, Detail: ambiguous})
+			}
 			outcome := OutcomeLoaded
 			if ctx.adopted {
 				outcome = OutcomeAdopted
@@ -285,17 +312,69 @@ func (r *request) load(ctx *loading) (*Record, error) {
 			m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeError, Store: m.storeName, Duration: m.since(start), Err: err})
 			return nil, err
 		}
+		if miss.Outcome != OutcomeMalformed && miss.Outcome != OutcomeTampered {
+			reads++
+		}
 		r.client.renewed = r.client.renewed || miss.renewed
 		e := Event{Kind: EventReject, Outcome: miss.Outcome, SessionID: miss.SessionID, Store: m.storeName, Detail: miss.Detail, Duration: m.since(start)}
 		switch {
 		case i == 0:
 			m.emit(ctx, e)
-		case m.observe != nil:
+		case m.observe != nil && i < maxReads:
 			m.observe(ctx, e) // one line per request is enough
 		}
 	}
+	if more {
+		m.emit(ctx, Event{Kind: EventReject, Outcome: OutcomeAmbiguous, Store: m.storeName, Detail: untried})
+	}
 	m.emit(ctx, Event{Kind: EventLoad, Outcome: OutcomeNone, Store: m.storeName})
 	return nil, nil
+}
+
+const (
+	ambiguous = "the client sent several cookies of this name that may be good: of those that hold their session the newest counts, of others the first. " +
+		"A changed Cookie.Domain or Cookie.Path leaves the earlier cookie in the browser; a program on another subdomain can plant one, unless the name begins with __Host-"
+	untried = "the client sent so many cookies of this name that some were not tried, and those that were named no session. " +
+		"Other paths, domains or programs have left them: use a name of your own, or one that begins with __Host-"
+)
+
+// newestFirst puts the cookies that hold their session in order, the newest first, and reports for each place whether
+// there is one. If Cookie.Domain or Cookie.Path has changed, a browser has two cookies of a session, and sends the older
+// one first.
+func (m *Manager) newestFirst(ctx context.Context, tokens []string) (opened []bool) {
+	opened = make([]bool, len(tokens))
+	store := heldByClient(m.store)
+	if store == nil {
+		return opened
+	}
+	type held struct {
+		token   string
+		version int64
+	}
+	var all []held
+	for i, token := range tokens {
+		if rec, err := store.Load(ctx, m.cookie.Name, token); err == nil && !rec.Revoked {
+			all, opened[i] = append(all, held{token, rec.Version}), true
+		}
+	}
+	slices.SortStableFunc(all, func(a, b held) int { return cmp.Compare(b.version, a.version) })
+	for i := range tokens {
+		if opened[i] {
+			tokens[i], all = all[0].token, all[1:]
+		}
+	}
+	return opened
+}
+
+// heldByClient returns the store that opens the records that clients hold, or nil.
+func heldByClient(s Store) Store {
+	if atClient, _ := isClientSide(s); atClient {
+		return s
+	}
+	if d, ok := storeAs[*DualStore](s); ok && d.atClient.Load() {
+		return d.old
+	}
+	return nil
 }
 
 // loadToken loads one record and applies the Manager's current timeouts to it. If there is no session, the error is a

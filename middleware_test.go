@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -734,4 +735,280 @@ func TestP23_AFloodSilencesNothing(t *testing.T) {
 		b.use(noop)
 	}
 	require.LessOrEqual(t, len(site.log.lines("outcome=malformed")), 300)
+}
+
+// Cookies that cannot be ours cost no read and do not hide the good one, however many there are.
+func TestP13_ForeignCookiesCountForNothing(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, inner sessions.Store) {
+		store := &spyStore{Store: inner}
+		s := newSite(t, store)
+		b := s.browser()
+		b.set("user", 42)
+		for _, n := range []int{1, 4, 5, 40} {
+			var line strings.Builder
+			for i := range n {
+				fmt.Fprintf(&line, "session=left-by-another-program-%d; ", i)
+			}
+			line.WriteString("session=" + b.cookie())
+			store.reset()
+			s.events.reset()
+			b.raw(func(s sessions.Session) { require.Equal(t, "42", value(t, s, "user")) }, line.String())
+			require.Empty(t, s.events.with(sessions.OutcomeAmbiguous))
+		}
+	})
+}
+
+// What costs a read is tried four times, and then an event says that not all were tried.
+func TestP13_CookiesThatWereNotTried(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, inner sessions.Store) {
+		store := &spyStore{Store: inner}
+		s := newSite(t, store)
+		b := s.browser()
+		b.set("user", 42)
+		line := ""
+		for range 4 {
+			line += "session=" + sessions.NewToken() + "; "
+		}
+		store.reset()
+		b.raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, line+"session="+b.cookie())
+		require.EqualValues(t, 4, store.loads.Load())
+		require.Len(t, s.events.with(sessions.OutcomeUnknown), 4)
+		require.Len(t, s.events.with(sessions.OutcomeAmbiguous), 1)
+		require.Len(t, s.log.lines("several session cookies"), 1)
+	})
+}
+
+func TestP13_SeveralGoodCookies(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		s := newSite(t, store)
+		first, second := s.browser(), s.browser()
+		first.set("user", 1)
+		second.set("user", 2)
+		one, two := "session="+first.cookie(), "session="+second.cookie()
+		for _, c := range []struct {
+			lines     []string
+			server    int // the first
+			sealed    int // the newest
+			ambiguous int
+		}{
+			{[]string{one}, 1, 1, 0},
+			{[]string{one + "; " + one, one}, 1, 1, 0},
+			{[]string{one + "; " + two}, 1, 2, 1},
+			{[]string{two + "; " + one}, 2, 2, 1},
+			{[]string{"session=x; " + one, "session=y; " + two}, 1, 2, 1},
+			{[]string{one + "; session=x"}, 1, 1, 0},
+		} {
+			s.events.reset()
+			want := c.sealed
+			if sc.server {
+				want = c.server
+			}
+			s.browser().raw(func(s sessions.Session) { require.Equal(t, strconv.Itoa(want), value(t, s, "user"), c.lines) }, c.lines...)
+			require.Len(t, s.events.with(sessions.OutcomeAmbiguous), c.ambiguous, "%q", c.lines)
+			require.Len(t, s.events.with(sessions.OutcomeLoaded), 1)
+		}
+	})
+}
+
+// A logout ends every session that the client presented, not the first alone.
+func TestP08_ALogoutEndsEverySessionPresented(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, inner sessions.Store) {
+		store := &spyStore{Store: inner}
+		s := newSite(t, store)
+		first, second, third := s.browser(), s.browser(), s.browser()
+		all := []*browser{first, second, third}
+		for i, b := range all {
+			b.set("user", i)
+		}
+		b := s.browser()
+		r := b.raw(func(s sessions.Session) { s.Destroy() },
+			"session=foreign; session="+first.cookie()+"; session="+second.cookie(), "session="+third.cookie()+"; session="+sessions.NewToken())
+		require.Equal(t, http.StatusOK, r.status)
+		require.Len(t, s.events.with(sessions.OutcomeDeleted), 3)
+		for _, b := range all {
+			require.Empty(t, b.get("user"))
+		}
+		for _, line := range r.header.Values("Set-Cookie") {
+			require.Contains(t, line, "Max-Age=0")
+		}
+
+		// One that cannot be ended is no logout.
+		for i, b := range all {
+			b.hold("").set("user", i)
+		}
+		id := second.id()
+		store.before(func(_ context.Context, op string, rec *sessions.Record) error {
+			if op == "delete" && rec.ID == id {
+				return errStore
+			}
+			return nil
+		})
+		r = b.raw(func(s sessions.Session) { s.Destroy() }, "session="+first.cookie()+"; session="+second.cookie())
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Equal(t, "1", second.get("user"))
+	})
+}
+
+// A deploy changes Cookie.Domain or Cookie.Path, and the browser has both cookies from then on. No write, no renewal and
+// no logout is lost, while instances of before and after answer in turn.
+func TestP08_TheScopeOfTheCookieChanges(t *testing.T) {
+	kinds := map[string]func(t *testing.T) sessions.Store{}
+	for _, sc := range stores {
+		kinds[sc.name] = sc.make
+	}
+	for _, kind := range realKinds(t) {
+		for _, phase := range dualPhases {
+			kinds[fmt.Sprintf("%s, %v", kind.name, phase)] = func(t *testing.T) sessions.Store {
+				old, new := kind.make(t)
+				d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: new, Phase: phase})
+				require.NoError(t, err)
+				return d
+			}
+		}
+	}
+	domain, path := sessions.Cookie{Domain: "example.test"}, sessions.Cookie{Path: "/app"}
+	for kind, store := range kinds {
+		for _, c := range []struct {
+			name          string
+			before, after sessions.Cookie
+		}{
+			{"Domain added", sessions.Cookie{}, domain},
+			{"Domain removed", domain, sessions.Cookie{}},
+			{"Path narrowed", sessions.Cookie{}, path},
+			{"Path widened", path, sessions.Cookie{}},
+			{"both", path, domain},
+		} {
+			for name, turns := range map[string][]int{"at once": {0, 1, 1, 1, 1}, "rolling": {0, 1, 0, 1, 0}, "rolled back": {0, 1, 0, 0, 0}} {
+				t.Run(kind+"/"+c.name+"/"+name, func(t *testing.T) {
+					shared := store(t)
+					var sites [2]*site
+					for i, cookie := range []sessions.Cookie{c.before, c.after} {
+						sites[i] = newSite(t, shared, func(cfg *sessions.Config) { cfg.Cookie = cookie })
+					}
+					b := sites[0].browser()
+					b.base.Host, b.base.Path = "www.example.test", "/app/page"
+					visit := func(turn int) (n int) {
+						b.site = sites[turn]
+						b.use(func(s sessions.Session) {
+							n, _ = sessions.NewKey[int]("visits").Update(s, func(n int) int { return n + 1 })
+						})
+						return n
+					}
+					for i, turn := range turns {
+						require.Equal(t, i+1, visit(turn))
+					}
+					b.site = sites[turns[1]]
+					b.use(func(s sessions.Session) {
+						s.Renew()
+						require.NoError(t, s.Set("user", 42))
+					})
+					for i, turn := range turns {
+						b.site = sites[turn]
+						require.Equal(t, "42", b.get("user"))
+						require.Equal(t, len(turns)+i+1, visit(turn))
+					}
+					b.site = sites[turns[4]]
+					b.use(func(s sessions.Session) { s.Destroy() })
+					for _, turn := range turns {
+						b.site = sites[turn]
+						require.Empty(t, b.get("user"), "logged out")
+					}
+				})
+			}
+		}
+	}
+}
+
+// The first request after the deploy is a logout: see the documentation of Cookie for the one that is lost.
+func TestP08_ALogoutRightAfterTheScopeHasChanged(t *testing.T) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
+		domain, path := sessions.Cookie{Domain: "example.test"}, sessions.Cookie{Path: "/app"}
+		for _, c := range []struct {
+			name          string
+			before, after sessions.Cookie
+			lost          bool // with a sealed cookie
+		}{
+			{"Domain added", sessions.Cookie{}, domain, false},
+			{"Domain removed", domain, sessions.Cookie{}, true},
+			{"Path narrowed", sessions.Cookie{}, path, true},
+			{"Path widened", path, sessions.Cookie{}, true},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				before := newSite(t, store, func(cfg *sessions.Config) { cfg.Cookie = c.before })
+				b := before.browser()
+				b.base.Host, b.base.Path = "www.example.test", "/app/page"
+				b.set("user", 42)
+				b.site = newSite(t, store, func(cfg *sessions.Config) { cfg.Cookie = c.after })
+				b.use(func(s sessions.Session) { s.Destroy() })
+				require.Equal(t, c.lost && !sc.server, b.get("user") != "")
+			})
+		}
+	})
+}
+
+// A renewal is newer than the copies of the session before it, also if those were written by a clock that is ahead.
+func TestP08_ARenewalIsNewerThanWhatItRenews(t *testing.T) {
+	store := cookieStore.make(t)
+	ahead, s := newSite(t, store), newSite(t, store)
+	sessions.SetClock(ahead.mgr, nil, func() time.Time { return time.Now().Add(2 * time.Second) })
+	b := ahead.browser()
+	b.set("basket", 1)
+	before := b.cookie()
+	b.site = s
+	b.use(func(s sessions.Session) {
+		s.Renew()
+		require.NoError(t, s.Set("user", 42))
+	})
+	s.browser().raw(func(s sessions.Session) { require.Equal(t, []string{"basket", "user"}, keys(s)) }, "session="+before+"; session="+b.cookie())
+}
+
+func TestP12_ACookieForAnotherPath(t *testing.T) {
+	for _, c := range []struct {
+		cookiePath, page string
+		subject          string // in the event; empty if there is none
+	}{
+		{"", "/visit", ""},
+		{"/app", "/app", ""},
+		{"/app", "/app/visit", ""},
+		{"/app/", "/app/visit", ""},
+		{"/app", "/visit", "/visit"},
+		{"/app", "/", "/"},
+		{"/app", "/apple/pie", "/apple"},
+		{"/app/", "/app", "/app"},
+	} {
+		t.Run(c.cookiePath+" "+c.page, func(t *testing.T) {
+			s := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.Cookie.Path = c.cookiePath })
+			for range 3 {
+				b := s.browser()
+				b.base.Path = c.page
+				r := b.set("user", 42)
+				require.NotNil(t, r.setCookie("session"), "behind a proxy that strips the prefix all is well")
+			}
+			if c.subject == "" {
+				require.Empty(t, s.events.with(sessions.OutcomeForeignPath))
+				return
+			}
+			events := s.events.with(sessions.OutcomeForeignPath)
+			require.Len(t, events, 3)
+			require.Contains(t, events[0].Detail, "under "+c.subject+":")
+			require.Len(t, s.log.lines("a path that the request is not under"), 1)
+		})
+	}
+	t.Run("a client that sends the cookie is under its path", func(t *testing.T) {
+		s := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.Cookie.Path = "/app" })
+		b := s.browser()
+		b.set("user", 42)
+		s.events.reset()
+		b.hold(b.cookie()).use(func(s sessions.Session) { s.Renew() })
+		require.Empty(t, s.events.with(sessions.OutcomeForeignPath))
+	})
+	t.Run("http.StripPrefix outside", func(t *testing.T) {
+		s := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.Cookie.Path = "/app" })
+		s.handler = http.StripPrefix("/app", s.handler)
+		b := s.browser()
+		b.base.Path = "/app/visit"
+		b.set("user", 42)
+		require.Empty(t, s.events.with(sessions.OutcomeForeignPath))
+	})
 }

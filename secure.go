@@ -52,13 +52,42 @@ func (r *request) warnDomain(ctx context.Context, id string) {
 			"Leave Cookie.Domain empty, or set it to a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
 }
 
+// warnPath reports a cookie for a path that the request is not under: the browser keeps it, in place of the one that it
+// has there, and does not send it with the next request for this page. A proxy that strips a prefix of the path looks the
+// same from here, so the cookie is sent.
+func (r *request) warnPath(ctx context.Context, id string) {
+	path := requestPath(r.r)
+	if r.m.cookie.Path == "/" || pathMatches(path, r.m.cookie.Path) {
+		return
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	first = "/" + loglimit.Cut(first)
+	r.m.warnOnce(ctx, first, Event{Kind: EventSecure, Outcome: OutcomeForeignPath, SessionID: id,
+		Detail: "Cookie.Path is " + r.m.cookie.Path + ", but the request is for a page under " + first + ": browsers send the cookie only under Cookie.Path, " +
+			"and keep this one in place of the one they have there. Use sessions under Cookie.Path alone, or leave it empty. If a proxy strips " + r.m.cookie.Path + " from the path, all is well"})
+}
+
+// requestPath returns the path that the client asked for, before any handler has changed it.
+func requestPath(r *http.Request) string {
+	if path, _, _ := strings.Cut(r.RequestURI, "?"); strings.HasPrefix(path, "/") {
+		return path
+	}
+	if r.URL == nil {
+		return "/"
+	}
+	return r.URL.Path
+}
+
+// pathMatches reports whether a browser sends a cookie for a path with a request for another (RFC 6265, section 5.1.4).
+func pathMatches(request, cookie string) bool {
+	rest, ok := strings.CutPrefix(request, cookie)
+	return ok && (rest == "" || rest[0] == '/' || strings.HasSuffix(cookie, "/"))
+}
+
 // domainMatches reports whether a browser accepts a cookie for the domain from this host, given with or without a port
 // (RFC 6265, section 5.1.3).
 func domainMatches(host, domain string) bool {
-	if i := strings.LastIndexByte(host, ':'); i >= 0 {
-		host = host[:i]
-	}
-	host, domain = strings.ToLower(strings.TrimSuffix(host, ".")), strings.ToLower(strings.TrimPrefix(domain, "."))
+	host, domain = hostOf(host), strings.ToLower(strings.TrimPrefix(domain, "."))
 	// A single label, such as "com", is no domain that a browser lets a site set a cookie for.
 	return host == domain || strings.Contains(domain, ".") && strings.HasSuffix(host, "."+domain)
 }

@@ -66,7 +66,7 @@ type Session interface {
 	// did not happen is noticed, a planted token that is logged in is not.
 	Renew()
 	// Destroy ends the session: it discards the values, removes the session from the store, and tells the client to
-	// delete the cookie. Values set afterwards belong to a new session. If a parallel request has renewed the session,
+	// delete the cookie. If the client presented several sessions under the name of the cookie, it ends them all. Values set afterwards belong to a new session. If a parallel request has renewed the session,
 	// it lives on under its new token, and the commit fails with [ErrGone], so a logout that did not happen is not
 	// reported as done.
 	Destroy()
