@@ -391,7 +391,7 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	c.s.ensureToken()
 	c.rec.ID, c.rec.Token = c.s.rec.ID, c.s.rec.Token
 	c.s.mu.Unlock()
-	c.rec.lineage.fresh = true
+	c.rec.cookie, c.rec.lineage.fresh = c.r.m.cookie.Name, true
 	c.r.m.limits.slide(c.rec, now)
 	token, err := c.write(ctx, EventCommit, OutcomeCreated, c.rec, 0)
 	c.stored = err == nil

@@ -39,13 +39,15 @@ type Cookie struct {
 	Partitioned bool
 }
 
+const defaultCookieName = "session"
+
 // maxAttributeBytes is the length of an attribute value that browsers accept (RFC 6265bis, section 5.6).
 const maxAttributeBytes = 1024
 
 // withDefaults returns c with the defaults filled in.
 func (c Cookie) withDefaults() Cookie {
 	if c.Name == "" {
-		c.Name = "session"
+		c.Name = defaultCookieName
 	}
 	if c.Path == "" {
 		c.Path = "/"

@@ -22,7 +22,8 @@ import (
 )
 
 // Manager is the middleware that gives each request its session. Create one with [New]. It is safe for concurrent use,
-// and must not be copied. Several Managers may wrap the same handler if each has its own cookie name.
+// and must not be copied. Several Managers may wrap the same handler, and use the same store, if each has its own cookie
+// name: a token belongs to the name of its cookie, and opens nothing under another.
 type Manager struct {
 	store         Store
 	storeName     string
@@ -387,6 +388,9 @@ func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) 
 			return nil, &NotFoundError{Outcome: OutcomeUnknown}
 		}
 		return nil, err
+	}
+	if rec.cookie = cmp.Or(rec.cookie, m.cookie.Name); rec.cookie != m.cookie.Name {
+		return nil, &NotFoundError{Outcome: OutcomeUnknown, SessionID: rec.ID, Detail: "it names the session of a cookie with another name: another Manager or program uses the same store"}
 	}
 	now := m.limits.now()
 	if rec.Revoked {

@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -1011,4 +1012,58 @@ func TestP12_ACookieForAnotherPath(t *testing.T) {
 		b.set("user", 42)
 		require.Empty(t, s.events.with(sessions.OutcomeForeignPath))
 	})
+}
+
+// A token belongs to the name of its cookie, in every store and phase: what one site has issued opens nothing on another
+// that uses the same store.
+func TestP10_ATokenBelongsToItsCookieName(t *testing.T) {
+	for _, names := range [][2]string{{"shop", "admin"}, {"", "admin"}, {"shop", ""}, {"session", "__Host-session"}} {
+		apart := func(t *testing.T, store sessions.Store, between func()) {
+			t.Helper()
+			named := func(name string) *site {
+				return newSite(t, store, func(cfg *sessions.Config) { cfg.Cookie.Name = name })
+			}
+			shop, admin := named(names[0]), named(names[1])
+			nameOf := func(name string) string { return cmp.Or(name, "session") }
+			own, other := nameOf(names[0]), nameOf(names[1])
+			b := shop.browser().https()
+			check := func() {
+				t.Helper()
+				thief := admin.browser().https()
+				admin.events.reset()
+				thief.raw(func(s sessions.Session) {
+					require.Empty(t, keys(s))
+					require.True(t, s.IsNew())
+				}, other+"="+b.cookieNamed(own))
+				require.Empty(t, admin.events.with(sessions.OutcomeLoaded))
+				require.Equal(t, "1", b.get("user"))
+			}
+			b.set("user", 1)
+			check()
+			b.set("more", 2)
+			check()
+			b.use(func(s sessions.Session) { s.Renew() })
+			check()
+			between()
+			check()
+			b.set("even more", 3)
+			check()
+			// A logout of the one does not end a session of the other.
+			admin.browser().https().raw(func(s sessions.Session) { s.Destroy() }, other+"="+b.cookieNamed(own))
+			check()
+		}
+		t.Run(names[0]+" and "+names[1], func(t *testing.T) {
+			eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) { apart(t, store, func() {}) })
+			for _, kind := range realKinds(t) {
+				for _, phase := range dualPhases {
+					t.Run(fmt.Sprintf("%s, %v", kind.name, phase), func(t *testing.T) {
+						old, new := kind.make(t)
+						d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: old, New: new, Phase: phase})
+						require.NoError(t, err)
+						apart(t, d, func() { d.SetPhase(min(phase+1, sessions.NewOnly)) })
+					})
+				}
+			}
+		})
+	}
 }

@@ -52,6 +52,7 @@ type Record struct {
 	// it differs from what Load was given. Presented is a secret like Token, and not part of the stored form.
 	Presented string
 
+	cookie  string // the name of the cookie that the token belongs to; empty if the record does not say
 	values  []jsonindex.Entry
 	index   map[string]int // of values by their keys, once there are many; see find
 	made    time.Time      // the Deadline with which it was made, if a Manager has a lower one; zero if not
@@ -188,7 +189,7 @@ func (r *Record) slide(now time.Time) {
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, Expires: until, Deadline: r.madeDeadline(), Revoked: true, Presented: r.Presented,
+		Created: r.Created, Idle: r.Idle, cookie: r.cookie, Expires: until, Deadline: r.madeDeadline(), Revoked: true, Presented: r.Presented,
 		lineage: lineage{past: r.lineage.past}, origin: r.origin,
 	}
 }
@@ -230,9 +231,11 @@ func TokenID(token string) (id string, ok bool) {
 // the rest:
 //
 //	["i<ID><header><marks>",{<values>}]
+//	["i<ID><header><marks>",{<values>},"<name of the cookie>"]
 //
-// A sealed cookie has "t" and the token instead of "i" and the ID, which follows from the token. This first letter
-// names the format: another format would get another letter. The header is fixed-width text: the version in
+// Without a name, the cookie has the default one. A sealed cookie has "t" and the token instead of "i" and the ID, which
+// follows from the token, and no name, because its seal is bound to it. This first letter names the format: another
+// format would get another letter. The header is fixed-width text: the version in
 // microseconds (9 digits of base 64, in ASCII order), then creation, idle timeout, expiry and deadline in milliseconds
 // (7 digits each), then the flags (1). The marks are 6 characters for each of the last writes.
 const (
@@ -290,7 +293,7 @@ func (r *Record) appendStored(b []byte) []byte {
 func (r *Record) appendSealed(b []byte) []byte { return r.append(b, sealedStart, r.Token, "") }
 
 func (r *Record) append(b []byte, start, name, marks string) []byte {
-	b = slices.Grow(b, 80+len(marks)+r.valuesLength())
+	b = slices.Grow(b, 83+len(marks)+len(r.cookie)+r.valuesLength())
 	b = append(b, start...)
 	b = append(b, name...)
 	b = appendVersion(b, r.Version)
@@ -308,7 +311,13 @@ func (r *Record) append(b []byte, start, name, marks string) []byte {
 		b = append(b, ':')
 		b = append(b, e.Raw...)
 	}
-	return append(b, '}', ']')
+	b = append(b, '}')
+	if start == storedStart && r.cookie != "" && r.cookie != defaultCookieName {
+		b = append(b, `,"`...)
+		b = append(b, r.cookie...) // of characters that need no escape: see isTokenRune
+		b = append(b, '"')
+	}
+	return append(b, ']')
 }
 
 func (r *Record) valuesLength() (n int) {
@@ -377,7 +386,8 @@ func parse(text, start string) (r *Record, name string, err error) {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)
-	if err != nil || rest != "]" {
+	cookie, ok := parseCookieName(rest)
+	if err != nil || !ok || start == sealedStart && rest != "]" {
 		return nil, "", errUndecodable
 	}
 	revoked := flags&flagRevoked != 0
@@ -392,9 +402,25 @@ func parse(text, start string) (r *Record, name string, err error) {
 		Revoked:    revoked,
 		Renewed:    flags == flagsRenewed,
 		CustomIdle: flags&flagCustomIdle != 0,
+		cookie:     cookie,
 		values:     values,
 		lineage:    lineage{past: marks},
 	}, name, nil
+}
+
+// parseCookieName returns the name of the cookie from the end of a stored record.
+func parseCookieName(end string) (name string, ok bool) {
+	if end == "]" {
+		return defaultCookieName, true
+	}
+	rest, begins := strings.CutPrefix(end, `,"`)
+	name, ends := strings.CutSuffix(rest, `"]`)
+	if strings.ContainsRune(name, '\\') { // json.Marshal escapes an ampersand
+		if err := json.Unmarshal([]byte(`"`+name+`"`), &name); err != nil {
+			return "", false
+		}
+	}
+	return name, begins && ends && name != "" && !strings.ContainsFunc(name, func(r rune) bool { return !isTokenRune(r) })
 }
 
 // allDigits reports whether s has only base-64 digits, which are the characters of base64url.

@@ -22,7 +22,7 @@ const testToken = "AAECAwQFBgcICQoLDA0ODw"
 func testRecord(keys ...string) *Record {
 	r := &Record{
 		Token: testToken, Version: 1700000000123456, Created: time.UnixMilli(1700000000000), Idle: time.Hour,
-		Expires: time.UnixMilli(4102444800000), Deadline: time.UnixMilli(4102444800001),
+		Expires: time.UnixMilli(4102444800000), Deadline: time.UnixMilli(4102444800001), cookie: defaultCookieName,
 	}
 	r.ID, _ = TokenID(r.Token)
 	for i, k := range keys {
@@ -171,14 +171,17 @@ func TestRecordRoundTrip(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, sealed, unmarked, "marks stay on the server")
 
-		text, err := json.Marshal(r)
-		require.NoError(t, err)
-		require.NotContains(t, string(text), r.Token)
-		var stored Record
-		require.NoError(t, json.Unmarshal(text, &stored))
-		require.Empty(t, stored.Token)
-		stored.Token = r.Token
-		require.Equal(t, r, &stored)
+		for _, name := range []string{"session", "__Host-session", "a!#$%&'*+-.^_`|~z"} {
+			r.cookie = name
+			text, err := json.Marshal(r)
+			require.NoError(t, err)
+			require.NotContains(t, string(text), r.Token)
+			var stored Record
+			require.NoError(t, json.Unmarshal(text, &stored))
+			require.Empty(t, stored.Token)
+			stored.Token = r.Token
+			require.Equal(t, r, &stored)
+		}
 	}
 }
 
@@ -246,6 +249,12 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		"values missing":      strings.Replace(good, `,{"k":0}`, ``, 1),
 		"value no JSON":       strings.Replace(good, `:0}`, `:00}`, 1),
 		"value missing":       strings.Replace(good, `:0}`, `:}`, 1),
+		"no name":             strings.Replace(good, `}]`, `},""]`, 1),
+		"name with a space":   strings.Replace(good, `}]`, `},"a b"]`, 1),
+		"name with a quote":   strings.Replace(good, `}]`, `},"a\"b"]`, 1),
+		"name not ended":      strings.Replace(good, `}]`, `},"a]`, 1),
+		"name not begun":      strings.Replace(good, `}]`, `},a"]`, 1),
+		"two names":           strings.Replace(good, `}]`, `},"a","b"]`, 1),
 		"another element":     strings.Replace(good, `{"k":0}`, `{"k":0},1`, 1),
 	} {
 		r, err := parseStored(text)
@@ -256,6 +265,8 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		require.Equal(t, testRecord("kept"), kept, "a record that cannot be read changes nothing")
 	}
 	sealed := string(testRecord("k").appendSealed(nil))
+	_, err = parseSealed(strings.Replace(sealed, `}]`, `},"name"]`, 1))
+	require.Error(t, err)
 	loose := strings.Replace(sealed, "ODw", "ODx", 1)
 	_, err = parseSealed(loose)
 	require.ErrorIs(t, err, errUndecodable, "a token with loose bits")

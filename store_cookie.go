@@ -64,6 +64,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 	if err != nil {
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, Detail: "the seal verifies, but this version cannot read the record"}
 	}
+	rec.cookie = name // to which it was sealed
 	if !rec.alive(time.Now()) {
 		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, expired: rec}
 	}

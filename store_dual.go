@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -592,6 +593,7 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 // saveTo writes a record to one side. If the new store returns something other than the token, the client holds its
 // records, which a wrapper has hidden from NewDualStore.
 func (d *DualStore) saveTo(ctx context.Context, name string, to side, rec *Record, base int64) (token string, err error) {
+	rec.cookie = cmp.Or(rec.cookie, name)
 	token, err = d.side(to).Save(ctx, name, rec, base)
 	if err == nil && to == newSide && token != rec.Token {
 		return "", &ConfigError{"New", hiddenNew}

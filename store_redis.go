@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ type RedisStoreConfig struct {
 	// every copy that it revokes.
 	TTL time.Duration
 
-	// Prefix is the prefix of every key. Default "session:".
+	// Prefix is the prefix of every key. Default "session:". Programs with the same server, prefix and cookie name share
+	// their sessions: if they should not, give each its own prefix.
 	Prefix string
 }
 
@@ -167,7 +169,7 @@ func (s *RedisStore) parse(id, text string) (rec *Record, reason string) {
 //
 // If SET NX finds a key, a GET follows, to see whether an earlier run of the same command wrote it. A tombstone with
 // base 0 is a SET.
-func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64) (string, error) {
+func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base int64) (string, error) {
 	rec = s.limited(rec)
 	ms := s.lifetime(rec)
 	if ms < 1 {
@@ -176,6 +178,7 @@ func (s *RedisStore) Save(ctx context.Context, _ string, rec *Record, base int64
 	if rec.lineage.mark == "" && !rec.lineage.complete { // the record does not come from a Manager
 		rec = rec.clone()
 		rec.lineage.mark = newMark()
+		rec.cookie = cmp.Or(rec.cookie, name)
 	}
 	mark, marks := rec.lineage.mark, rec.lineage.marks()
 	if base == 0 && rec.lineage.fresh {

@@ -141,8 +141,8 @@ func blank(rec *sessions.Record) *sessions.Record {
 	}
 }
 
-// written returns a record that a Manager has written more than once. Its text shows which writes led to it, and its
-// fields do not.
+// written returns a record that a Manager has written more than once, for a cookie that has not the default name. Its
+// text shows which writes led to it and the name, and its fields do not.
 func written(t *testing.T) *sessions.Record {
 	t.Helper()
 	store := NewMemoryStore()
@@ -153,6 +153,13 @@ func written(t *testing.T) *sessions.Record {
 		}
 	}
 	rec, err := store.Load(t.Context(), cookieName, s.cookie.Value)
+	if err != nil {
+		t.Fatalf("a session in memory: %v", err)
+	}
+	text, err := rec.MarshalJSON()
+	if err == nil {
+		err = rec.UnmarshalJSON(append(bytes.TrimSuffix(text, []byte("]")), `,"another-name"]`...))
+	}
 	if err != nil {
 		t.Fatalf("a session in memory: %v", err)
 	}
