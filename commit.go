@@ -391,7 +391,7 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	c.s.ensureToken()
 	c.rec.ID, c.rec.Token = c.s.rec.ID, c.s.rec.Token
 	c.s.mu.Unlock()
-	c.rec.cookie, c.rec.lineage.fresh = c.r.m.cookie.Name, true
+	c.rec.cookie, c.rec.lineage.fresh, c.rec.shortened = c.r.m.cookie.Name, true, false // there are no earlier copies
 	c.r.m.limits.slide(c.rec, now)
 	token, err := c.write(ctx, EventCommit, OutcomeCreated, c.rec, 0)
 	c.stored = err == nil
@@ -421,6 +421,7 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	next.Token = NewToken()
 	next.ID, _ = TokenID(next.Token)
 	next.origin, next.lineage, next.Presented = nil, lineage{fresh: true}, ""
+	next.shortened = false // the tombstone ends the earlier copies
 	c.r.m.limits.slide(next, now)
 	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
 	if err != nil {

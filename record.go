@@ -52,12 +52,33 @@ type Record struct {
 	// it differs from what Load was given. Presented is a secret like Token, and not part of the stored form.
 	Presented string
 
+	// shortened reports whether the idle timeout was longer once, so that earlier copies may expire later than this one.
+	shortened bool
+	keep      time.Time // for a DualStore: when the last of those copies expires; zero if it does not matter
+
 	cookie  string // the name of the cookie that the token belongs to; empty if the record does not say
 	values  []jsonindex.Entry
 	index   map[string]int // of values by their keys, once there are many; see find
 	made    time.Time      // the Deadline with which it was made, if a Manager has a lower one; zero if not
 	lineage lineage
 	origin  any // what the store that loaded or saved the record needs at the next Save; opaque to all others
+}
+
+// KeepUntil returns until when a store keeps the record: until Expires, unless a [DualStore] needs it for longer. It does
+// if the idle timeout was shortened: while the expired record is there, an earlier copy in the other store does not bring
+// the session back.
+func (r *Record) KeepUntil() time.Time {
+	if r.keep.After(r.Expires) {
+		return r.keep
+	}
+	return r.Expires
+}
+
+// Extend sets what [Store.Touch] changes in a stored record, Expires and Idle, to what rec has. It also records whether
+// that shortens Idle: see KeepUntil.
+func (r *Record) Extend(rec *Record) {
+	r.shortened = r.shortened || rec.Idle < r.Idle
+	r.Expires, r.Idle, r.keep = rec.Expires, rec.Idle, rec.keep
 }
 
 // presents returns what the client presents for the record.
@@ -254,6 +275,7 @@ const (
 	flagSecure
 	flagRevoked
 	flagCustomIdle
+	flagShortened
 	flagsEnd
 
 	flagsRenewed = flagRevoked | flagPersistent // free for this use, because a tombstone has no cookie
@@ -297,9 +319,9 @@ func (r *Record) append(b []byte, start, name, marks string) []byte {
 	b = append(b, start...)
 	b = append(b, name...)
 	b = appendVersion(b, r.Version)
-	for _, n := range [...]int64{r.Created.UnixMilli(), r.Idle.Milliseconds(), r.Expires.UnixMilli(), r.madeDeadline().UnixMilli()} {
-		b = appendNumber(b, n)
-	}
+	b = appendNumber(b, r.Created.UnixMilli())
+	b = r.appendExpiry(b)
+	b = appendNumber(b, r.madeDeadline().UnixMilli())
 	b = append(b, digitAlphabet[r.flags()])
 	b = append(b, marks...)
 	b = append(b, `",{`...)
@@ -318,6 +340,11 @@ func (r *Record) append(b []byte, start, name, marks string) []byte {
 		b = append(b, '"')
 	}
 	return append(b, ']')
+}
+
+// appendExpiry appends the part of the header that Touch writes.
+func (r *Record) appendExpiry(b []byte) []byte {
+	return appendNumber(appendNumber(b, r.Idle.Milliseconds()), r.Expires.UnixMilli())
 }
 
 func (r *Record) valuesLength() (n int) {
@@ -342,6 +369,9 @@ func (r *Record) flags() (f int) {
 	}
 	if r.CustomIdle {
 		f |= flagCustomIdle
+	}
+	if r.shortened {
+		f |= flagShortened
 	}
 	return f
 }
@@ -402,6 +432,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 		Revoked:    revoked,
 		Renewed:    flags == flagsRenewed,
 		CustomIdle: flags&flagCustomIdle != 0,
+		shortened:  !revoked && flags&flagShortened != 0,
 		cookie:     cookie,
 		values:     values,
 		lineage:    lineage{past: marks},

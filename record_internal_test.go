@@ -158,9 +158,10 @@ func TestRecordRoundTrip(t *testing.T) {
 	for f := range flagsEnd {
 		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
 		r.Persistent, r.Secure, r.Revoked, r.CustomIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagCustomIdle != 0
+		r.shortened = f&flagShortened != 0
 		if r.Revoked { // a tombstone has no other flag
 			r.Renewed = r.Persistent
-			r.Persistent, r.Secure, r.CustomIdle = false, false, false
+			r.Persistent, r.Secure, r.CustomIdle, r.shortened = false, false, false, false
 		}
 		sealed, err := parseSealed(string(r.appendSealed(nil)))
 		require.NoError(t, err)
@@ -240,7 +241,7 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		"digit outside ASCII": number(40, "\xff"),
 		"version 0":           number(25, "---------"), // which means "new" to a store: it would never be written
 		"flags":               number(62, "z"),
-		"flag of later":       number(62, "F"),
+		"flag of later":       number(62, "V"),
 		"mark too short":      strings.Replace(good, `",{`, `abcde",{`, 1),
 		"id with quote":       number(7, `"`),
 		"id with newline":     number(7, "\n"),

@@ -159,6 +159,7 @@ func (l *limits) apply(r *Record, now time.Time) {
 	case until.Before(r.Expires): // it does not tell when the session was last used: the timeout begins now, with a touch
 		r.Expires = until
 	}
+	r.shortened = r.shortened || idle < r.Idle
 	r.Idle = idle
 	if d := r.Created.Add(l.absolute); d.Before(r.Deadline) {
 		r.made, r.Deadline = r.madeDeadline(), d
@@ -425,11 +426,13 @@ func (s *session) apply(r *Record, o *op, raw string) {
 	case opClear:
 		r.values, r.index = nil, nil
 	case opLifetime:
+		before := r.Idle
 		r.CustomIdle = o.idle != 0
 		r.Idle = s.limits.idle
 		if r.CustomIdle {
 			r.Idle = min(o.idle, s.limits.maxIdle)
 		}
+		r.shortened = r.shortened || r.Idle < before
 		r.Persistent = o.persistent
 	}
 }

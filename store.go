@@ -51,7 +51,7 @@ type Store interface {
 	// queries anything. It returns a tombstone ([Record.Revoked]) like any other record.
 	Load(ctx context.Context, name, token string) (*Record, error)
 
-	// Save writes rec under rec.Token, to live until rec.Expires, and returns the token that the client must present
+	// Save writes rec under rec.Token, to live until rec.KeepUntil(), and returns the token that the client must present
 	// next.
 	//
 	// With base 0 the record is new: if the store already has one under its token, the error is [ErrConflict]. With any
@@ -64,10 +64,10 @@ type Store interface {
 	// a record for its whole Idle writes the Idle and Expires that it can keep.
 	Save(ctx context.Context, name string, rec *Record, base int64) (token string, err error)
 
-	// Touch sets the expiry of a record to rec.Expires, and the idle timeout from which it was computed to rec.Idle, if
-	// the stored record still has rec.Version. It never changes values and never creates a record. If the record is
-	// missing or a tombstone, the error is ErrGone. If it is newer, Touch does nothing and returns no error, because
-	// the newer write has extended it as well.
+	// Touch sets the expiry of a record to rec.Expires, and the idle timeout from which it was computed to rec.Idle, as
+	// [Record.Extend] does, if the stored record still has rec.Version. It never changes values and never creates a
+	// record. If the record is missing or a tombstone, the error is ErrGone. If it is newer, Touch does nothing and
+	// returns no error, because the newer write has extended it as well.
 	Touch(ctx context.Context, name string, rec *Record) (token string, err error)
 
 	// Delete ends a session: it removes the record, whatever its version, or replaces it with a tombstone. Deleting a
@@ -205,8 +205,11 @@ type NotFoundError struct {
 	// Detail explains the reason to a person. It contains nothing of the token or the record.
 	Detail string
 
-	renewed bool    // the session was renewed less than renewalGrace ago
-	expired *Record // an authentic copy that has expired: it still names its record in another store
+	// Expired is the record, if it has expired and the store still has it. It tells a [DualStore] which record of the
+	// other store it names, and that an earlier copy there must not bring the session back.
+	Expired *Record
+
+	renewed bool // the session was renewed less than renewalGrace ago
 }
 
 // Error returns the reason, and nothing of the token.

@@ -66,7 +66,7 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 	}
 	rec.cookie = name // to which it was sealed
 	if !rec.alive(time.Now()) {
-		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, expired: rec}
+		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: rec.ID, Expired: rec}
 	}
 	rec.Presented = token
 	return rec, nil

@@ -275,10 +275,10 @@ func (d *DualStore) openOld(ctx context.Context, name, presented string, c *copi
 		return
 	}
 	c.old, c.oldErr = d.old.Load(ctx, name, presented)
+	c.oldExpired = expiredOf(c.oldErr)
 	named := c.old
-	var miss *NotFoundError
-	if errors.As(c.oldErr, &miss) {
-		named = miss.expired // dead as a copy, but it still names its record in the new store
+	if named == nil {
+		named = c.oldExpired // dead as a copy, but it still names its record in the new store
 	}
 	if named != nil {
 		c.token = named.Token
@@ -299,11 +299,22 @@ func (d *DualStore) loadOld(ctx context.Context, name string, c *copies) {
 	if c.old, c.oldErr = d.old.Load(ctx, name, c.token); c.oldErr == nil {
 		d.learnOld(c.old, c.token)
 	}
+	c.oldExpired = expiredOf(c.oldErr)
+}
+
+// expiredOf returns the expired record that a store still has, or nil.
+func expiredOf(err error) *Record {
+	var miss *NotFoundError
+	if errors.As(err, &miss) {
+		return miss.Expired
+	}
+	return nil
 }
 
 func (d *DualStore) loadNew(ctx context.Context, name string, c *copies) {
 	c.new, c.newErr = d.new.Load(ctx, name, c.token)
 	c.newSeen = c.newErr == nil || errors.Is(c.newErr, ErrNotFound)
+	c.newExpired = expiredOf(c.newErr)
 }
 
 func (d *DualStore) readOldFirst(ctx context.Context, name string, r rules, c *copies) error {
@@ -590,10 +601,18 @@ func (d *DualStore) saveNew(ctx context.Context, name string, rec *Record, base 
 	return false, err
 }
 
+// keepShortened makes the stores keep a record whose timeout was shortened until its earlier copies have expired.
+func keepShortened(rec *Record) {
+	if rec.shortened && !rec.Revoked {
+		rec.keep = rec.madeDeadline()
+	}
+}
+
 // saveTo writes a record to one side. If the new store returns something other than the token, the client holds its
 // records, which a wrapper has hidden from NewDualStore.
 func (d *DualStore) saveTo(ctx context.Context, name string, to side, rec *Record, base int64) (token string, err error) {
 	rec.cookie = cmp.Or(rec.cookie, name)
+	keepShortened(rec)
 	token, err = d.side(to).Save(ctx, name, rec, base)
 	if err == nil && to == newSide && token != rec.Token {
 		return "", &ConfigError{"New", hiddenNew}
@@ -685,6 +704,10 @@ func currentOf(ctx context.Context, name string, s Store, rec *Record, conflict 
 // Touch extends the expiry of both copies. It implements [Store].
 func (d *DualStore) Touch(ctx context.Context, name string, rec *Record) (string, error) {
 	r := d.rules(d.Phase())
+	if rec.shortened {
+		rec = rec.clone()
+		keepShortened(rec)
+	}
 	if !r.writeNew {
 		return d.old.Touch(ctx, name, rec)
 	}

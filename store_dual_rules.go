@@ -49,6 +49,8 @@ type copies struct {
 	oldErr   error // why there is no old copy
 	newErr   error
 	newSeen  bool // the new store was asked, and answered
+
+	oldExpired, newExpired *Record // expired copies that the stores still have
 }
 
 // picked is the copy that wins.
@@ -68,6 +70,8 @@ func pick(r rules, atClient bool, c *copies, mayAdopt bool, now time.Time) picke
 		return picked{rec: c.new}
 	case c.old != nil && c.old.Revoked:
 		return picked{rec: c.old}
+	case c.old == nil && c.new != nil && outlives(c.new, c.oldExpired), c.new == nil && c.old != nil && outlives(c.old, c.newExpired):
+		return picked{}
 	case c.old == nil:
 		return picked{rec: c.new}
 	case c.new == nil && !mayAdopt:
@@ -81,6 +85,13 @@ func pick(r rules, atClient bool, c *copies, mayAdopt bool, now time.Time) picke
 	// Between two servers, a newer old copy may be the first of a parallel request's two writes: there, the next change
 	// repairs the new store.
 	return picked{rec: c.old, adopt: !r.writeOld && c.new.Version < c.old.Version}
+}
+
+// outlives reports whether a copy is still alive only because it was made before the idle timeout of the session was
+// shortened: its expired successor shows that the session has ended.
+func outlives(rec, expired *Record) bool {
+	return expired != nil && expired.shortened &&
+		(rec.Version < expired.Version || rec.Version == expired.Version && rec.Idle > expired.Idle)
 }
 
 // newCounts reports whether the new store's copy wins when both exist, which it does if it is newer. Copies of the same

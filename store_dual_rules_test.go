@@ -118,6 +118,37 @@ func TestP15_Pick(t *testing.T) {
 	}
 }
 
+func TestP15_PickWhatWasShortened(t *testing.T) {
+	v := testRecord().Version
+	expired := func(version int64, shortened bool) *Record {
+		r := copyWith(version, "")
+		r.Idle, r.shortened = time.Minute, shortened
+		return r
+	}
+	for _, c := range []struct {
+		name  string
+		alive *Record
+		ended *Record
+		want  bool // the live copy counts
+	}{
+		{"nothing has expired", copyWith(v, ""), nil, true},
+		{"an earlier copy", copyWith(v, ""), expired(v+1, true), false},
+		{"an earlier copy, by a touch", copyWith(v, ""), expired(v, true), false},
+		{"a later copy", copyWith(v+2, ""), expired(v+1, true), true},
+		{"the same copy, touched since", expired(v, true), expired(v, true), true},
+		{"never shortened", copyWith(v, ""), expired(v+1, false), true},
+	} {
+		for phase := range phaseRules {
+			for _, atClient := range []bool{false, true} {
+				old := copies{old: c.alive, newExpired: c.ended, newSeen: true}
+				require.Equal(t, c.want, pick(phaseRules[phase], atClient, &old, true, time.UnixMicro(v)).rec == c.alive, "old: %s", c.name)
+				new := copies{new: c.alive, oldExpired: c.ended, newSeen: true}
+				require.Equal(t, c.want, pick(phaseRules[phase], atClient, &new, true, time.UnixMicro(v)).rec == c.alive, "new: %s", c.name)
+			}
+		}
+	}
+}
+
 func TestP15_Order(t *testing.T) {
 	for _, c := range []struct {
 		phase                    Phase

@@ -955,10 +955,14 @@ func TestP15_CookieLifetimeStaysWithTheCookie(t *testing.T) {
 				ttls("a persistent cookie", idle, idle)
 
 				b.use(func(s sessions.Session) { s.SetLifetime(10*time.Minute, false) })
-				ttls("an idle timeout of its own", 10*time.Minute, 10*time.Minute)
+				ttls("shortened: the record outlives the earlier copies", absolute, absolute)
+
+				b.use(func(s sessions.Session) { s.Renew() }) // whose copies there are none of
+				ttls("an idle timeout of its own", 10*time.Minute, absolute)
+				require.LessOrEqual(t, rdb.PTTL(ctx, "new:"+b.id()).Val(), 10*time.Minute)
 
 				b.use(func(s sessions.Session) { s.SetLifetime(10*24*time.Hour, true) })
-				ttls("longer than the TTL of Redis", ttl, ttl)
+				require.LessOrEqual(t, rdb.PTTL(ctx, "new:"+b.id()).Val(), ttl, "longer than the TTL of Redis")
 
 				// The tombstone lives as long as any cookie of the session could, whatever the TTL is.
 				b.use(func(s sessions.Session) { s.Renew() })
@@ -968,7 +972,7 @@ func TestP15_CookieLifetimeStaysWithTheCookie(t *testing.T) {
 					require.Greater(t, left, absolute-time.Minute, "a tombstone")
 					require.LessOrEqual(t, left, absolute)
 				}
-				require.Len(t, rdb.Keys(ctx, "new:*").Val(), 2, "of the renewed session, and of the destroyed one")
+				require.Len(t, rdb.Keys(ctx, "new:*").Val(), 3, "of the two renewed sessions, and of the destroyed one")
 			})
 		}
 	}
@@ -2205,6 +2209,85 @@ func TestP15_ALogoutUnderALoweredTimeoutHolds(t *testing.T) {
 						}
 					})
 				})
+			}
+		}
+	}
+}
+
+// A session whose idle timeout was shortened ends when it says, in whatever phase: an earlier copy of its cookie, which
+// expires later, does not bring it back.
+func TestP15_WhatWasShortenedStaysEnded(t *testing.T) {
+	const hour = time.Hour
+	idle := func(d time.Duration) func(sessions.Session) {
+		return func(s sessions.Session) { s.SetLifetime(d, false) }
+	}
+	for _, c := range []struct {
+		name    string
+		timeout []time.Duration // of the instance, at each step
+		steps   []func(sessions.Session)
+		ends    time.Duration // after the last step
+	}{
+		{"SetLifetime", []time.Duration{24 * hour, 24 * hour}, []func(sessions.Session){addCount, idle(5 * time.Minute)}, 5 * time.Minute},
+		{"SetLifetime, then writes", []time.Duration{24 * hour, 24 * hour, 24 * hour}, []func(sessions.Session){addCount, idle(5 * time.Minute), addCount}, 5 * time.Minute},
+		{"SetLifetime, then a touch", []time.Duration{24 * hour, 24 * hour, 24 * hour}, []func(sessions.Session){addCount, idle(5 * time.Minute), noop}, 5 * time.Minute},
+		{"SetLifetime that restores the default", []time.Duration{hour, hour, hour}, []func(sessions.Session){idle(24 * hour), idle(0), noop}, hour},
+		{"SetLifetime, twice", []time.Duration{hour, hour, hour, hour}, []func(sessions.Session){idle(24 * hour), idle(5 * time.Minute), idle(10 * time.Minute), noop}, 10 * time.Minute},
+		{"SetLifetime and Renew", []time.Duration{24 * hour, 24 * hour}, []func(sessions.Session){addCount, func(s sessions.Session) { s.Renew(); idle(5 * time.Minute)(s) }}, 5 * time.Minute},
+		{"a lowered timeout", []time.Duration{24 * hour, hour}, []func(sessions.Session){addCount, addCount}, hour},
+		{"a lowered timeout, only read", []time.Duration{24 * hour, hour, hour}, []func(sessions.Session){addCount, noop, noop}, hour},
+		{"a lowered timeout, read and written", []time.Duration{24 * hour, hour, hour, hour}, []func(sessions.Session){addCount, noop, noop, addCount}, hour},
+	} {
+		for _, old := range []storeCase{cookieStore, memoryStore} {
+			for _, phase := range []sessions.Phase{sessions.DualReadOld, sessions.DualReadNew, sessions.NewOnly} {
+				for began := max(phase-1, sessions.OldOnly); began <= phase; began++ {
+					if c.name == "a lowered timeout, only read" && old.name == "cookie" && began == sessions.OldOnly {
+						continue // the new store has never had it
+					}
+					t.Run(fmt.Sprintf("%s/%s/%v, begun in %v", c.name, old.name, phase, began), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							var copies []string
+							oldStore, newStore := old.make(t), memoryStore.make(t)
+							instance := func(timeout time.Duration, phase sessions.Phase) *site {
+								d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: oldStore, New: newStore, Phase: phase, CheckRevoked: true})
+								require.NoError(t, err)
+								return newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = timeout })
+							}
+							b := instance(c.timeout[0], began).browser()
+							b.set("user", 42)
+							for i, step := range c.steps {
+								at := phase
+								if i == 0 {
+									at = began
+								}
+								b.site = instance(c.timeout[i], at)
+								time.Sleep(4 * time.Minute)
+								require.Equal(t, "42", b.get("user"))
+								copies = append(copies, b.cookie())
+								b.use(step)
+								copies = append(copies, b.cookie())
+							}
+							time.Sleep(c.ends - time.Minute)
+							again := instance(c.timeout[0], phase)
+							for wait := range 4 { // as it was first, well before the earlier copies have expired
+								alive := wait == 0
+								thief := again.browser()
+								for i, copied := range copies {
+									if alive || c.name == "SetLifetime and Renew" && i < len(copies)-1 {
+										continue
+									}
+									thief.hold(copied)
+									require.Empty(t, thief.get("user"), "copy %d of %d, %d hours later", i, len(copies), wait)
+									require.Empty(t, thief.hold(copied).get("user"), "again")
+								}
+								if alive {
+									time.Sleep(2 * time.Minute)
+								} else {
+									time.Sleep(hour)
+								}
+							}
+						})
+					})
+				}
 			}
 		}
 	}

@@ -85,14 +85,18 @@ func (s *RedisStore) MaxTTL() time.Duration { return s.ttl }
 func (s *RedisStore) key(id string) string { return s.prefix + id }
 
 // lifetime returns how many milliseconds the key of a record may live: until the record expires, but no longer than the
-// TTL. It returns 0 if the expiry has passed or is less than a millisecond away. Tombstones are not limited to the TTL:
-// they must outlive every copy that they revoke.
+// TTL. It returns 0 if the expiry has passed or is less than a millisecond away. What must outlive the copies of a session
+// is not limited to the TTL: tombstones, and records that a DualStore needs for longer.
 func (s *RedisStore) lifetime(rec *Record) int64 {
-	left := time.Until(rec.Expires)
-	if !rec.Revoked {
-		left = min(left, s.ttl)
+	now := time.Now()
+	left := rec.Expires.Sub(now)
+	if left < time.Millisecond {
+		return 0
 	}
-	return max(0, left.Milliseconds())
+	if !rec.Revoked {
+		left = max(min(left, s.ttl), rec.keep.Sub(now))
+	}
+	return left.Milliseconds()
 }
 
 // limited returns the record with its idle timeout limited to the TTL. A Manager exceeds that only if a wrapper hides
@@ -130,7 +134,7 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	}
 	rec.Token = token
 	if !rec.Revoked && !rec.alive(time.Now()) {
-		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: id}
+		return nil, &NotFoundError{Outcome: OutcomeExpired, SessionID: id, Expired: rec}
 	}
 	return rec, nil
 }
@@ -293,7 +297,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	}
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
 		string(appendVersion(nil, rec.Version)), ms,
-		string(appendNumber(appendNumber(nil, rec.Idle.Milliseconds()), rec.Expires.UnixMilli()))).Int64()
+		string(rec.appendExpiry(make([]byte, 0, 2*numberLength)))).Int64()
 	if err != nil {
 		return "", failedTo("touch", err)
 	}

@@ -68,8 +68,8 @@ func (s *MemoryStore) Load(ctx context.Context, _, token string) (*sessions.Reco
 		return nil, &sessions.NotFoundError{Outcome: sessions.OutcomeUndecodable, SessionID: id}
 	}
 	now := time.Now()
-	if !now.Before(e.expires) || !rec.Revoked && !now.Before(rec.Deadline) {
-		return nil, &sessions.NotFoundError{Outcome: sessions.OutcomeExpired, SessionID: id}
+	if !now.Before(rec.Expires) || !rec.Revoked && !now.Before(rec.Deadline) {
+		return nil, &sessions.NotFoundError{Outcome: sessions.OutcomeExpired, SessionID: id, Expired: rec}
 	}
 	return rec, nil
 }
@@ -102,7 +102,7 @@ func (s *MemoryStore) Save(ctx context.Context, _ string, rec *sessions.Record, 
 	case base != current.Version:
 		return "", &sessions.ConflictError{Current: current}
 	}
-	s.put(id, entry{text, rec.Expires})
+	s.put(id, entry{text, rec.KeepUntil()})
 	return rec.Token, nil
 }
 
@@ -121,12 +121,12 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 	if current.Version != rec.Version {
 		return rec.Token, nil // the newer write has extended it
 	}
-	current.Expires, current.Idle = rec.Expires, rec.Idle
+	current.Extend(rec)
 	text, err := json.Marshal(current)
 	if err != nil {
 		return "", errValue
 	}
-	s.put(rec.ID, entry{text, rec.Expires})
+	s.put(rec.ID, entry{text, rec.KeepUntil()})
 	return rec.Token, nil
 }
 
