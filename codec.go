@@ -27,6 +27,13 @@ type Codec interface {
 // minSecret is the minimum length of a secret in bytes: that of the keys derived from it.
 const minSecret = 32
 
+// minDifferent is how many different bytes a secret must have. One of 32 random bytes has about 30, and fewer than 8 not
+// once in 2^120; a passphrase that repeats, a placeholder or an empty buffer is found by trying.
+const minDifferent = 8
+
+// howToMakeSecret ends the message about a secret that is missing or bad.
+const howToMakeSecret = "make one with: openssl rand -base64 32"
+
 // NewSecureCookieCodec returns a Codec that uses [github.com/gorilla/securecookie]: AES-256-CTR, then HMAC-SHA-256,
 // with keys derived from the secrets by HKDF. The 30-day limit of securecookie is off: the record has its own expiry.
 //
@@ -42,13 +49,17 @@ func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Codec, error) {
 	bad := check.Mistakes{New: configError}
 	if len(secrets) == 0 {
-		bad.Add("secrets", "none: pass a random secret of %d bytes or more", minSecret)
+		bad.Add("secrets", "none: pass a random secret of %d bytes or more; %s", minSecret, howToMakeSecret)
 	}
 	var codecs []Codec
 	for i, secret := range secrets {
 		field := fmt.Sprintf("secrets[%d]", i)
 		if len(secret) < minSecret {
-			bad.Add(field, "%d bytes are too short: use %d or more from a random source", len(secret), minSecret)
+			bad.Add(field, "%d bytes are too short: use %d or more from a random source; %s", len(secret), minSecret, howToMakeSecret)
+			continue
+		}
+		if n := differentBytes(secret); n < minDifferent {
+			bad.Add(field, "only %d different bytes, so it is not random; %s", n, howToMakeSecret)
 			continue
 		}
 		for j := range i {
@@ -67,6 +78,17 @@ func codecOf(newCodec func(secret []byte) (Codec, error), secrets [][]byte) (Cod
 		return nil, err
 	}
 	return Codecs(codecs[0], codecs[1:]...), nil
+}
+
+func differentBytes(secret []byte) int {
+	n, seen := 0, [256]bool{}
+	for _, b := range secret {
+		if !seen[b] {
+			seen[b] = true
+			n++
+		}
+	}
+	return n
 }
 
 // Codecs returns a Codec that seals with first and opens with each of them, in this order. Use it to change codecs or

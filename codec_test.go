@@ -278,6 +278,45 @@ func TestP16_SecretMistakes(t *testing.T) {
 	})
 }
 
+// A secret of few different bytes is a passphrase, a placeholder or an empty buffer: whoever has one cookie can guess it.
+func TestP16_WeakSecrets(t *testing.T) {
+	eachCodec(t, func(t *testing.T, kind codecKind) {
+		good := sha256.Sum256([]byte("one"))
+		for _, c := range []struct {
+			name    string
+			secrets [][]byte
+			want    []string
+		}{
+			{"one byte", [][]byte{bytes.Repeat([]byte("a"), 32)}, []string{"secrets[0]"}},
+			{"zeros", [][]byte{make([]byte, 64)}, []string{"secrets[0]"}},
+			{"seven", [][]byte{bytes.Repeat([]byte("abcdefg"), 5)}, []string{"secrets[0]"}},
+			{"seven, in no order", [][]byte{[]byte("gfedcbagfedcbaabcdefgabcdefgaaaa")}, []string{"secrets[0]"}},
+			{"seven, with zero and 255", [][]byte{bytes.Repeat([]byte{0, 1, 2, 3, 253, 254, 255}, 5)}, []string{"secrets[0]"}},
+			{"long", [][]byte{bytes.Repeat([]byte("secret"), 1000)}, []string{"secrets[0]"}},
+			{"the second", [][]byte{good[:], bytes.Repeat([]byte("changeme"), 4)}, []string{"secrets[1]"}},
+			{"with others", [][]byte{make([]byte, 31), good[:], make([]byte, 32), good[:]}, []string{"secrets[0]", "secrets[2]", "secrets[3]"}},
+			{"eight", [][]byte{bytes.Repeat([]byte("abcdefgh"), 4)}, nil},
+			{"eight, with zero and 255", [][]byte{bytes.Repeat([]byte{0, 1, 2, 3, 252, 253, 254, 255}, 4)}, nil},
+			{"hexadecimal", [][]byte{[]byte(hex.EncodeToString(good[:]))}, nil},
+			{"base64", [][]byte{[]byte(base64.StdEncoding.EncodeToString(good[:]))}, nil},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				codec, err := kind(c.secrets...)
+				if c.want == nil {
+					require.NoError(t, err)
+					return
+				}
+				require.Nil(t, codec)
+				require.Equal(t, c.want, configFields(t, err))
+				require.Contains(t, err.Error(), "openssl rand -base64 32")
+				for _, s := range c.secrets {
+					requireNothingOf(t, err.Error(), s)
+				}
+			})
+		}
+	})
+}
+
 func TestP16_CodecMistakes(t *testing.T) {
 	a := codecWith(t, secretA)
 	for name, codec := range map[string]sessions.Codec{

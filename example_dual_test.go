@@ -1,7 +1,6 @@
 package sessions_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -114,7 +113,7 @@ func TestP15_ProgramsOfTheRunbook(t *testing.T) {
 
 // exampleMove is a DualStore from a sealed cookie to Redis, and a browser that counts its visits.
 func exampleMove(phase sessions.Phase) (*sessions.DualStore, redis.UniversalClient, *exampleClient) {
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32)) // yours is random, and secret
+	codec, err := sessions.NewSecureCookieCodec(secretA) // yours is random, and secret
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -128,7 +127,7 @@ func exampleMove(phase sessions.Phase) (*sessions.DualStore, redis.UniversalClie
 
 // From a sealed cookie to Redis. Each store is configured as it would be by itself.
 func ExampleNewDualStore() {
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32)) // the secret that is in use
+	codec, err := sessions.NewSecureCookieCodec([]byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=")) // the secret that is in use
 	if err != nil {
 		log.Fatal(err)
 	}

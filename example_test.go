@@ -641,33 +641,39 @@ func ExampleConfig_behindProxies() {
 	// false
 }
 
-// The first secret seals, and all of them open. Once every instance has the new secret, put it first: old cookies still
-// open, and each is sealed with the new secret when its session is next written.
+// A rolling deploy changes a secret in two deploys: (old, new) everywhere, then (new, old). At every moment, each
+// instance opens what any other one seals.
 func ExampleNewSecureCookieCodec() {
-	old, fresh := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	old := []byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=")   // from your configuration
+	fresh := []byte("mT1v8Jr0aYw4cKQx6LhZ2oUe9NfBs7DgVtXpRiEk3WA=") // made by: openssl rand -base64 32
 	before, err := sessions.NewSecureCookieCodec(old)
 	if err != nil {
 		log.Fatal(err)
 	}
-	during, _ := sessions.NewSecureCookieCodec(fresh, old)
-	after, _ := sessions.NewSecureCookieCodec(fresh)
+	first, _ := sessions.NewSecureCookieCodec(old, fresh)
+	second, _ := sessions.NewSecureCookieCodec(fresh, old)
 
-	sealed, _ := before.Seal("session", []byte("data"))
-	plain, err := during.Open("session", sealed)
-	fmt.Println(string(plain), err)
-	_, err = after.Open("session", sealed)
-	fmt.Println(err)
+	open := func(when string, codec sessions.Codec, sealed string) {
+		plain, err := codec.Open("session", sealed)
+		fmt.Printf("%s: %q %v\n", when, plain, err)
+	}
+	sealed, _ := first.Seal("session", []byte("data"))
+	open("during the first deploy", before, sealed)
+	sealed, _ = second.Seal("session", []byte("data"))
+	open("during the second deploy", first, sealed)
+	open("in one deploy", before, sealed)
 
 	_, err = sessions.NewSecureCookieCodec([]byte("hunter2"))
 	fmt.Println(err)
 	// Output:
-	// data <nil>
-	// sessions: the seal does not verify
-	// sessions: secrets[0]: 7 bytes are too short: use 32 or more from a random source
+	// during the first deploy: "data" <nil>
+	// during the second deploy: "data" <nil>
+	// in one deploy: "" sessions: the seal does not verify
+	// sessions: secrets[0]: 7 bytes are too short: use 32 or more from a random source; make one with: openssl rand -base64 32
 }
 
 func ExampleNewAEADCodec() {
-	secret := bytes.Repeat([]byte{1}, 32)
+	secret := []byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=") // from your configuration
 	before, err := sessions.NewSecureCookieCodec(secret)
 	if err != nil {
 		log.Fatal(err)
@@ -706,10 +712,11 @@ func (plainCodec) Open(name, sealed string) ([]byte, error) {
 	return plain, nil
 }
 
-// Changing codecs without logging anybody out: the first codec seals, and all of them open.
+// Changing codecs without logging anybody out, in the second of two deploys: the first codec seals, and all of them
+// open. The first deploy, everywhere, is Codecs(old, fresh).
 func ExampleCodecs() {
 	var old sessions.Codec = plainCodec{}
-	fresh, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte{1}, 32))
+	fresh, err := sessions.NewSecureCookieCodec([]byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=")) // from your configuration
 	if err != nil {
 		log.Fatal(err)
 	}

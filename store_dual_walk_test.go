@@ -1,7 +1,6 @@
 package sessions_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -256,7 +255,7 @@ type walk struct {
 
 func newWalk(t testing.TB, server, oldServer *redistest.Server, cfg walkConfig) *walk {
 	w := &walk{walkConfig: cfg, server: server, servers: []*redis.Client{server.Client(t), oldServer.Client(t)}}
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("walk"), 8))
+	codec, err := sessions.NewSecureCookieCodec(secretA)
 	require.NoError(t, err)
 	for range walkInstances {
 		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, DialerRetries: 1})

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/gob"
 	"encoding/json"
@@ -389,8 +388,8 @@ func gorillaSubject(name, store, prefix string, st gorilla.Store) *subject {
 }
 
 var (
-	hashKey  = bytes.Repeat([]byte("h"), 32)
-	blockKey = bytes.Repeat([]byte("b"), 32)
+	hashKey  = []byte("the hash key of all, of 32 bytes")
+	blockKey = []byte("the block key of all of 32 bytes")
 )
 
 // gorillaCookie encrypts if it gets a second key: ours always does.

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -81,7 +80,7 @@ func testRefused(t *testing.T, b *browser) {
 	site := startBare(t)
 	p := b.person(t)
 	tb := p.tab()
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("k"), 32))
+	codec, err := sessions.NewSecureCookieCodec([]byte("a secret of the tests: 32 bytes!"))
 	require.NoError(t, err)
 	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 	require.NoError(t, err)
@@ -194,7 +193,7 @@ func TestBrowserRestart(t *testing.T) {
 
 // A sealed cookie that does not fit is an error before anything is sent, because Chromium would drop it in silence.
 func testSize(t *testing.T, b *browser) {
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("k"), 32))
+	codec, err := sessions.NewSecureCookieCodec([]byte("a secret of the tests: 32 bytes!"))
 	require.NoError(t, err)
 	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 	require.NoError(t, err)

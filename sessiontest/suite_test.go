@@ -118,7 +118,7 @@ func newRedisStore(t *testing.T, rdb redis.Cmdable) *sessions.RedisStore {
 
 func newCookieStore(t *testing.T) *sessions.CookieStore {
 	t.Helper()
-	codec, err := sessions.NewSecureCookieCodec(bytes.Repeat([]byte("k"), 32))
+	codec, err := sessions.NewSecureCookieCodec([]byte("a secret of the tests: 32 bytes!"))
 	require.NoError(t, err)
 	store, err := sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 	require.NoError(t, err)

@@ -9,8 +9,8 @@ import (
 
 func TestCommandLine(t *testing.T) {
 	token := hide("tokentokentokentokenAA")
-	short := file(t, "too short")
-	secret := file(t, hide(strings.Repeat("s3cret..", 4)))
+	short, same := file(t, "too short"), file(t, hide(strings.Repeat("s3cret", 6)))
+	secret := file(t, hide("a secret of thirty-two bytes, or more"))
 	empty := file(t, "\n")
 	for _, c := range []struct {
 		args  string
@@ -67,6 +67,7 @@ func TestCommandLine(t *testing.T) {
 		{"show -cookie-file - -secret-file " + secret, "other=" + token, exitUsage, "-cookie-name"},
 		{"show -cookie-file - -secret-file " + secret, strings.Repeat("x", 70000), exitUsage, "is it the right file?"},
 		{"show -cookie-file - -secret-file " + short, "x", exitUsage, "too short"},
+		{"show -cookie-file - -secret-file " + same, "x", exitUsage, "openssl rand -base64 32"},
 		{"show -cookie-file - -secret-file /no/such/file", "x", exitUsage, "no such file"},
 		{"show -cookie-file " + token + " -secret-file " + secret, "", exitUsage, "no such file"},
 		{"show -cookie-file - -secret-file " + token, "x", exitUsage, "no such file"},

@@ -219,13 +219,13 @@ func readSecrets(files []string) ([]secret, error) {
 		s := secret{file: file}
 		for _, form := range forms {
 			for _, newCodec := range []func(...[]byte) (sessions.Codec, error){sessions.NewAEADCodec, sessions.NewSecureCookieCodec} {
-				if codec, err := newCodec(form); err == nil { // the only possible mistake is a secret that is too short
+				if codec, err := newCodec(form); err == nil { // else it is too short, or has too few different bytes
 					s.codecs = append(s.codecs, codec)
 				}
 			}
 		}
 		if len(s.codecs) == 0 {
-			return nil, misused("A secret has 32 bytes or more.", "-secret-file: the secret in %q is too short", file)
+			return nil, misused("A secret has 32 bytes or more from a random source, such as: openssl rand -base64 32", "-secret-file: the secret in %q is too short, or has too few different bytes", file)
 		}
 		all = append(all, s)
 	}

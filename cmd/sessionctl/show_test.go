@@ -133,7 +133,7 @@ func TestShowByID(t *testing.T) {
 }
 
 func TestShowCookie(t *testing.T) {
-	old, current := hide(strings.Repeat("old-", 10)), hide(strings.Repeat("new+", 10))
+	old, current := hide("the old secret of thirty-two bytes"), hide("the new secret+of thirty-two bytes")
 	oldFile, currentFile := file(t, old), file(t, current+"\n")
 	rec := withValue(newRecord(10 * time.Hour))
 	cookie := seal(t, current, "session", rec)
@@ -190,7 +190,7 @@ func TestShowBothCopies(t *testing.T) {
 	server := redistest.Start(t)
 	store, err := sessions.NewRedisStore(server.Client(t), sessions.RedisStoreConfig{TTL: 300 * time.Hour})
 	require.NoError(t, err)
-	secret := hide(strings.Repeat("secret", 6))
+	secret := hide("a secret of thirty-two bytes, or more")
 	secretFile := file(t, secret)
 	rec := withValue(newRecord(10 * time.Hour))
 	cookie := seal(t, secret, "session", rec)

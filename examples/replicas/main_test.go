@@ -38,6 +38,8 @@ const atMost = 20 * time.Second // for what takes milliseconds on a machine that
 
 var program string // built once
 
+const secret = "a secret of the tests: 32 bytes!"
+
 func TestMain(m *testing.M) {
 	redistest.Overlap()
 	os.Exit(func() int {
@@ -486,7 +488,7 @@ func TestProbes(t *testing.T) {
 	require.Eventually(t, func() bool { return get(health+"/readyz") == http.StatusOK }, atMost, 10*time.Millisecond)
 	require.Equal(t, http.StatusOK, b.reload())
 
-	_, _, health = serve(t, []string{"SESSION_STORE=cookie", "SESSION_SECRET=" + strings.Repeat("s", 32)})
+	_, _, health = serve(t, []string{"SESSION_STORE=cookie", "SESSION_SECRET=" + secret})
 	require.Equal(t, http.StatusOK, get(health+"/readyz"))
 }
 
@@ -669,7 +671,7 @@ func TestManifestsRunHere(t *testing.T) {
 	require.NoError(t, err)
 	given := map[string]string{
 		"SESSION_STORE": "redis", "REDIS_ADDR": addr, "REDIS_PASSWORD": "of the test",
-		"SESSION_SECRET": strings.Repeat("s", 32), "REPLICA_NAME": "pod-1",
+		"SESSION_SECRET": secret, "REPLICA_NAME": "pod-1",
 	}
 	var env []string
 	for _, m := range regexp.MustCompile(`- name: ([A-Z_]+)\b`).FindAllStringSubmatch(string(app), -1) {
