@@ -37,10 +37,18 @@ const howToMakeSecret = "make one with: openssl rand -base64 32"
 // NewSecureCookieCodec returns a Codec that uses [github.com/gorilla/securecookie]: AES-256-CTR, then HMAC-SHA-256,
 // with keys derived from the secrets by HKDF. The 30-day limit of securecookie is off: the record has its own expiry.
 //
-// Each secret must have 32 bytes or more, from a random source. The first secret seals, and all of them open. To rotate
-// secrets in a rolling deploy, first append the new secret everywhere, then move it to the front, and drop the old one
-// when the longest session has ended. Too short, repeated or missing secrets are reported together, as an [errors.Join]
-// of [*ConfigError] values.
+// Each secret must have 32 bytes or more, at least 8 of them different, from a random source such as
+//
+//	openssl rand -base64 32
+//
+// Missing, short, repeated and weak secrets are reported together, as an [errors.Join] of [*ConfigError] values.
+//
+// The first secret seals, and all of them open. A rolling deploy changes a secret in two deploys: (old, new) on every
+// instance, and only then (new, old). In one deploy, an instance that still has (old) rejects what the others seal, and
+// its users are logged out. Drop the old secret in a later deploy, one Config.AbsoluteTimeout after the second.
+//
+// A seal is bound to the cookie name and to nothing else: two programs with the same secret and the same cookie name
+// open each other's sessions. Give each program a secret of its own.
 func NewSecureCookieCodec(secrets ...[]byte) (Codec, error) {
 	return codecOf(newSecureCookie, secrets)
 }
@@ -91,8 +99,8 @@ func differentBytes(secret []byte) int {
 	return n
 }
 
-// Codecs returns a Codec that seals with first and opens with each of them, in this order. Use it to change codecs or
-// rotate secrets.
+// Codecs returns a Codec that seals with first and opens with each of them, in this order. Use it to change codecs. That
+// takes two deploys, as when you rotate a secret: Codecs(old, new) on every instance, and only then Codecs(new, old).
 func Codecs(first Codec, older ...Codec) Codec {
 	if len(older) == 0 {
 		return first

@@ -114,6 +114,46 @@ func TestP13_SecretsRotate(t *testing.T) {
 	})
 }
 
+// A secret or a codec changes in two deploys, (old, new) and then (new, old): however far each of them has got, every
+// instance opens what the others seal. One deploy logs out the users whom an instance serves that has not restarted.
+func TestP13_SecretsRotateInTwoDeploys(t *testing.T) {
+	type change struct{ old, both, next, after sessions.Codec }
+	changes := map[string]change{}
+	for name, kind := range codecKinds {
+		changes["secret of "+name] = change{kind.with(t, secretA), kind.with(t, secretA, secretB), kind.with(t, secretB, secretA), kind.with(t, secretB)}
+	}
+	older, newer := codecWith(t, secretA), codecKind(sessions.NewAEADCodec).with(t, secretA)
+	changes["codec"] = change{older, sessions.Codecs(older, newer), sessions.Codecs(newer, older), newer}
+	for name, c := range changes {
+		t.Run(name, func(t *testing.T) {
+			// deploy restarts one instance after the other. A browser that reaches them in turn counts its visits after
+			// each restart; deploy reports whether it is still known.
+			deploy := func(next ...sessions.Codec) bool {
+				fleet, cookie, n := []sessions.Codec{c.old, c.old}, "", 0
+				for _, codec := range next {
+					for i := range fleet {
+						fleet[i] = codec
+						for visit := range 2 * len(fleet) {
+							b := newSite(t, storeOver(t, fleet[visit%len(fleet)])).browser().hold(cookie)
+							before := n
+							b.use(addCount)
+							n = b.count()
+							if n <= before {
+								return false
+							}
+							cookie = b.cookie()
+						}
+					}
+				}
+				return true
+			}
+			require.True(t, deploy(c.both, c.next, c.after), "two deploys, and a third that drops the old one")
+			require.False(t, deploy(c.next), "one deploy")
+			require.False(t, deploy(c.both, c.after), "the first deploy, and then the old one is dropped")
+		})
+	}
+}
+
 // Behaviour 25.
 func TestP13_SealsAreBoundToTheirName(t *testing.T) {
 	eachCodec(t, func(t *testing.T, kind codecKind) {
@@ -278,7 +318,7 @@ func TestP16_SecretMistakes(t *testing.T) {
 	})
 }
 
-// A secret of few different bytes is a passphrase, a placeholder or an empty buffer: whoever has one cookie can guess it.
+// A secret of few different bytes is a passphrase, a placeholder or an empty buffer: anyone who has one cookie can guess it.
 func TestP16_WeakSecrets(t *testing.T) {
 	eachCodec(t, func(t *testing.T, kind codecKind) {
 		good := sha256.Sum256([]byte("one"))

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -214,6 +215,54 @@ func TestProxiesPage_Links(t *testing.T) {
 			found = found || anchor == strings.ReplaceAll(words, " ", "-")
 		}
 		require.True(t, found, "%s: there is no such heading", link[1])
+	}
+}
+
+// rotation finds what speaks of rotating a secret.
+var rotation = regexp.MustCompile(`(?is)` + strings.Join([]string{
+	`\brotat\w*\b[^.]*\bsecret`, `\bsecrets?\b[^.]*\brotat`, `\bfirst\b( \w+)? seals\b`,
+	`\bchang\w+ (a |the |your |session-)secret`, `\bold (one|secret)s? (still )?in the list`, `\bold ones?\b[^.|]*\bin the list`,
+}, "|"))
+
+// Whatever speaks of rotating a secret says that it takes two deploys, or leads to where that is said; and it names them in
+// the order in which nobody is logged out.
+func TestP13_RotationTakesTwoDeploysInEveryText(t *testing.T) {
+	said := map[string]int{}
+	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && (name == "testdata" || name != "." && name[0] == '.'):
+			return filepath.SkipDir
+		case d.IsDir() || strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "example"):
+			return nil
+		case !slices.Contains([]string{".go", ".md", ".yaml", ".template", ".html"}, filepath.Ext(name)):
+			return nil
+		}
+		text := regexp.MustCompile(`(?m)^[ \t]*(//|#)[ \t]*`).ReplaceAllString(readPage(t, path), "")
+		text = strings.ReplaceAll(text, "\n|", "\n\n|") // each row of a table for itself
+		for part := range strings.SplitSeq(text, "\n\n") {
+			part = strings.Join(strings.Fields(part), " ")
+			if !rotation.MatchString(part) || strings.HasPrefix(part, "#") { // a heading says nothing by itself
+				continue
+			}
+			said[path]++
+			if !strings.Contains(strings.ToLower(part), "two deploys") {
+				t.Errorf("%s: it does not say that this takes two deploys: %q", path, part)
+			}
+			first, second := strings.Index(part, "(old, new)"), strings.Index(part, "(new, old)")
+			if (first < 0) != (second < 0) || second >= 0 && second < first {
+				t.Errorf("%s: (old, new) comes first, and then (new, old): %q", path, part)
+			}
+		}
+		return nil
+	}))
+	for _, path := range []string{
+		"README.md", "SECURITY.md", "docs/proxies.md", "docs/migration.md", "codec.go", "codec_aead.go", "example_test.go",
+		"cmd/sessionctl/show.go", "examples/replicas/README.md", "examples/replicas/replica.go", "examples/replicas/k8s/secret.yaml.template",
+	} {
+		require.NotZero(t, said[path], "%s says nothing of it any more, or not in words that this test knows", path)
 	}
 }
 

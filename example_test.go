@@ -712,8 +712,8 @@ func (plainCodec) Open(name, sealed string) ([]byte, error) {
 	return plain, nil
 }
 
-// Changing codecs without logging anybody out, in the second of two deploys: the first codec seals, and all of them
-// open. The first deploy, everywhere, is Codecs(old, fresh).
+// Changing codecs without logging anyone out, in two deploys: the first codec seals, and all of them open. This is the
+// second deploy. The first is Codecs(old, fresh), on every instance.
 func ExampleCodecs() {
 	var old sessions.Codec = plainCodec{}
 	fresh, err := sessions.NewSecureCookieCodec([]byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w=")) // from your configuration

@@ -37,7 +37,8 @@ Which session
   -cookie-file FILE the value of the cookie, or the whole Cookie header line; - is standard input
   -cookie-name NAME the name of the cookie (default "session")
   -secret-file FILE the secret that seals the cookies: the contents of the file, with or without the final line break,
-                    or decoded from base64 or hex. May be given several times, as during a rotation of secrets
+                    or decoded from base64 or hex. May be given several times, as while a secret is rotated (in
+                    two deploys: README.md, "Changing a secret")
   -values           print the values, too
 
 ` + redisHelp + `  With -cookie-file, Redis is queried only if -redis or -redis-file is given, or the cookie holds only a token.

@@ -117,7 +117,7 @@ func (rep *replica) openStore(o options) (sessions.Store, error) {
 		}
 		codec, err := sessions.NewSecureCookieCodec(secrets...)
 		if err != nil {
-			return nil, fmt.Errorf("SESSION_SECRET must be the same on every replica: one secret, or several separated by commas, of which the first seals: %w", err)
+			return nil, fmt.Errorf("SESSION_SECRET must be the same on every replica: one secret, or several separated by commas, of which the first seals (two deploys change a secret: old,new, then new,old): %w", err)
 		}
 		return sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
 	case o.store == "memory": // a Redis that no other replica can reach
