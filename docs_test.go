@@ -124,6 +124,8 @@ func TestProxiesPage_Quotes(t *testing.T) {
 		{name: "removed", header: origin, want: sessions.OutcomeSchemeMismatch, quote: "sends no X-Forwarded-Proto"},
 		{name: "not trusted", peer: pod, header: says("https"), want: sessions.OutcomeUntrustedProxy,
 			quote: "X-Forwarded-Proto from 100.64.1.7 was ignored: if this is your proxy, add it to Config.TrustedProxies"},
+		{name: "replaced", peer: "203.0.113.9", header: says("https"), want: sessions.OutcomeUntrustedProxy,
+			quote: `X-Forwarded-Proto was ignored: RemoteAddr is "203.0.113.9", an address without a port: something outside Wrap has replaced the address of the proxy`},
 		{name: "not in Redis", redis: true, header: known(sessions.NewToken()), want: sessions.OutcomeUnknown,
 			quote: "there is no such key: it expired, or was deleted or evicted"},
 		{name: "another secret", header: known("AAAA"), want: sessions.OutcomeTampered,

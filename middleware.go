@@ -113,7 +113,7 @@ func (m *Manager) Wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // wrapped twice: one session is enough
 			return
 		}
-		rq := &request{Context: r.Context(), m: m}
+		rq := &request{Context: r.Context(), m: m, came: r}
 		rq.r = r.WithContext(rq)
 		defer handback.Request(r, rq.r)
 		next.ServeHTTP(rq.writer.Wrap(w, rq), rq.r)
@@ -161,7 +161,8 @@ type request struct {
 	context.Context
 	writer respwriter.Writer
 	m      *Manager
-	r      *http.Request
+	r      *http.Request // as the handler has it: middleware inside may replace RemoteAddr and Host
+	came   *http.Request // as it came, for what the proxy says
 
 	mu     sync.Mutex
 	asked  bool // the handler has asked for the session

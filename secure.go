@@ -1,7 +1,9 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -17,15 +19,19 @@ func (r *request) useSecure(seen bool) bool {
 	case DangerouslyNeverSecure:
 		return false
 	}
-	return seen || r.m.cookie.needsSecure() || r.m.scheme.Detect(r.r).HTTPS
+	return seen || r.m.cookie.needsSecure() || r.m.scheme.Detect(r.came).HTTPS
 }
 
 // isHTTPS reports whether the request came over HTTPS. It emits an event if a proxy header was not trusted.
 func (r *request) isHTTPS(ctx context.Context) bool {
-	v := r.m.scheme.Detect(r.r)
+	v := r.m.scheme.Detect(r.came)
 	if v.Ignored && r.m.secure == SecureAuto {
-		r.m.warnOnce(ctx, peerHost(r.r), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy,
-			Detail: r.m.scheme.Header + " from " + peerHost(r.r) + " was ignored: if this is your proxy, " + howToTrust(peerHost(r.r))})
+		p := peerOf(r.came)
+		detail := r.m.scheme.Header + " from " + p.name + " was ignored: if this is your proxy, " + p.fix
+		if p.name == "" {
+			detail = r.m.scheme.Header + " was ignored: " + p.fix + ", or set Config.Secure to SecureAlways"
+		}
+		r.m.warnOnce(ctx, cmp.Or(p.name, "replaced"), Event{Kind: EventSecure, Outcome: OutcomeUntrustedProxy, Detail: detail})
 	}
 	return v.HTTPS
 }
@@ -33,22 +39,31 @@ func (r *request) isHTTPS(ctx context.Context) bool {
 // warnInsecure reports a Secure cookie on a request that looks like plain HTTP: a browser that really uses plain HTTP
 // rejects it, and nothing else would say why.
 func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
-	if !secure || r.m.scheme.Detect(r.r).HTTPS {
+	if !secure {
 		return
 	}
-	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
-		Detail: "the cookie is Secure, but the request from " + peerHost(r.r) + " looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it. " +
-			"Behind a proxy that terminates TLS, make it send " + r.m.scheme.Header + ": https; without TLS, use HTTPS, or localhost in development"})
+	v := r.m.scheme.Detect(r.came)
+	if v.HTTPS {
+		return
+	}
+	p := peerOf(r.came)
+	fix := "make it send " + r.m.scheme.Header + ": https"
+	if v.Ignored {
+		fix = p.fix
+	}
+	r.m.warnOnce(ctx, loglimit.Cut(r.came.Host), Event{Kind: EventSecure, Outcome: OutcomeInsecure, SessionID: id,
+		Detail: "the cookie is Secure, but the request" + p.after(" from ") + " looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it. " +
+			"Behind a proxy that terminates TLS, " + fix + "; without TLS, use HTTPS, or localhost in development"})
 }
 
 // warnDomain reports a cookie for a domain that the request's host does not belong to: browsers reject it.
 func (r *request) warnDomain(ctx context.Context, id string) {
 	domain := r.m.cookie.Domain
-	if domain == "" || domainMatches(r.r.Host, domain) {
+	if domain == "" || domainMatches(r.came.Host, domain) {
 		return
 	}
-	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
-		Detail: "Cookie.Domain is " + domain + ", but the request is for " + loglimit.Cut(r.r.Host) + ": browsers reject the cookie. " +
+	r.m.warnOnce(ctx, loglimit.Cut(r.came.Host), Event{Kind: EventSecure, Outcome: OutcomeForeignDomain, SessionID: id,
+		Detail: "Cookie.Domain is " + domain + ", but the request is for " + loglimit.Cut(r.came.Host) + ": browsers reject the cookie. " +
 			"Leave Cookie.Domain empty, or set it to a domain of that host; if a proxy rewrites Host, make it pass on the browser's"})
 }
 
@@ -95,21 +110,22 @@ func domainMatches(host, domain string) bool {
 // checkOrigin detects a proxy chain that loses the scheme: the browser's Origin is this host with https, but the
 // request looks like HTTP.
 func (r *request) checkOrigin(ctx context.Context) {
-	origin := r.r.Header.Get("Origin")
+	origin := r.came.Header.Get("Origin")
 	host, ok := strings.CutPrefix(origin, "https://")
-	if !ok || r.m.secure != SecureAuto || !strings.EqualFold(strings.TrimSuffix(host, ":443"), strings.TrimSuffix(r.r.Host, ":443")) {
+	if !ok || r.m.secure != SecureAuto || !strings.EqualFold(strings.TrimSuffix(host, ":443"), strings.TrimSuffix(r.came.Host, ":443")) {
 		return
 	}
-	v := r.m.scheme.Detect(r.r)
+	v := r.m.scheme.Detect(r.came)
 	if v.HTTPS {
 		return
 	}
+	p := peerOf(r.came)
 	fix := "make every proxy pass on " + r.m.scheme.Header + " from the first one, or set Config.ProxyHeader to a header that no proxy overwrites, or set Config.Secure to SecureAlways"
 	if v.Ignored {
-		fix = howToTrust(peerHost(r.r)) + ", or set Config.Secure to SecureAlways"
+		fix = p.fix + ", or set Config.Secure to SecureAlways"
 	}
-	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
-		Detail: "Origin says https, the proxy at " + peerHost(r.r) + " " + says(v, r.m.scheme.Header) + ": " + fix})
+	r.m.warnOnce(ctx, loglimit.Cut(r.came.Host), Event{Kind: EventSecure, Outcome: OutcomeSchemeMismatch,
+		Detail: "Origin says https, the proxy" + p.after(" at ") + " " + says(v, r.m.scheme.Header) + ": " + fix})
 }
 
 func says(v scheme.Verdict, header string) string {
@@ -124,22 +140,29 @@ func says(v scheme.Verdict, header string) string {
 	return "says neither http nor https (" + header + ")"
 }
 
-func howToTrust(peer string) string {
-	if peer == unixSocket {
-		return "set Config.TrustUnixSocket"
-	}
-	return "add it to Config.TrustedProxies"
+// peer is the direct peer of a request, for events.
+type peer struct {
+	name string // "" if something has replaced its address
+	fix  string // how to make its proxy header count
 }
 
-// unixSocket names a peer without an address in events.
-const unixSocket = "a Unix socket"
-
-func peerHost(r *http.Request) string {
-	switch i := strings.LastIndexByte(r.RemoteAddr, ':'); {
-	case scheme.IsUnixSocket(r.RemoteAddr):
-		return unixSocket
-	case i > 0:
-		return loglimit.Cut(r.RemoteAddr[:i])
+// after returns the name after a word, or "" if there is no name.
+func (p peer) after(word string) string {
+	if p.name == "" {
+		return ""
 	}
-	return "an unreadable address"
+	return word + p.name
+}
+
+func peerOf(r *http.Request) peer {
+	is := "not an address and a port"
+	switch p := scheme.PeerOf(r.RemoteAddr); p.Kind {
+	case scheme.Network:
+		return peer{p.Addr.String(), "add it to Config.TrustedProxies"}
+	case scheme.UnixSocket:
+		return peer{"a Unix socket", "set Config.TrustUnixSocket"}
+	case scheme.Bare:
+		is = "an address without a port"
+	}
+	return peer{fix: fmt.Sprintf("RemoteAddr is %q, %s: something outside Wrap has replaced the address of the proxy; put Wrap outside of it", loglimit.Cut(r.RemoteAddr), is)}
 }

@@ -149,11 +149,115 @@ func TestP12_WhoIsTrusted(t *testing.T) {
 		r := b.set("user", 42)
 		require.Equal(t, c.secure, r.setCookie("session").Secure, "%+v", c)
 		for _, e := range site.events.with(sessions.OutcomeUntrustedProxy) {
-			socket := c.peer == "@"
-			require.Equal(t, socket, strings.Contains(e.Detail, "Config.TrustUnixSocket"), e.Detail)
-			require.Equal(t, !socket, strings.Contains(e.Detail, "Config.TrustedProxies"), e.Detail)
+			_, err := netip.ParseAddrPort(c.peer)
+			require.Equal(t, c.peer == "@", strings.Contains(e.Detail, "Config.TrustUnixSocket"), e.Detail)
+			require.Equal(t, err == nil, strings.Contains(e.Detail, "Config.TrustedProxies"), e.Detail)
 		}
 	}
+}
+
+// net/http sets an address and a port. What has none was put there by something outside Wrap, such as chi's RealIP,
+// gorilla's ProxyHeaders or the adapter of a cloud function: no list of proxies helps, and the events say what does.
+func TestP12_WhatHasReplacedTheAddressOfTheProxy(t *testing.T) {
+	const bare, other = "an address without a port", "not an address and a port"
+	for _, c := range []struct{ peer, from, fix, quoted string }{
+		{"203.0.113.9:5000", " from 203.0.113.9 ", "add it to Config.TrustedProxies", ""},
+		{"[2001:db8::1]:5000", " from 2001:db8::1 ", "add it to Config.TrustedProxies", ""},
+		{"[::ffff:203.0.113.9]:5000", " from 203.0.113.9 ", "add it to Config.TrustedProxies", ""}, // as the list is compared
+		{"@", " from a Unix socket ", "set Config.TrustUnixSocket", ""},
+		{"/run/app.sock", " from a Unix socket ", "set Config.TrustUnixSocket", ""},
+		{"", " from a Unix socket ", "set Config.TrustUnixSocket", ""}, // as on macOS
+		{"203.0.113.9", " ", bare, `"203.0.113.9"`},
+		{"10.0.0.9", " ", bare, `"10.0.0.9"`},
+		{"2001:db8::1", " ", bare, `"2001:db8::1"`},
+		{"2001:db8::", " ", bare, `"2001:db8::"`},
+		{"[2001:db8::1]", " ", bare, `"[2001:db8::1]"`},
+		{"fe80::1%eth0", " ", bare, `"fe80::1%eth0"`},
+		{"::ffff:10.0.0.9", " ", bare, `"::ffff:10.0.0.9"`},
+		{"2001:db8::1:443", " ", bare, `"2001:db8::1:443"`}, // reads as an address
+		{"203.0.113.9, 10.0.0.1", " ", other, `"203.0.113.9, 10.0.0.1"`},
+		{"203.0.113.9:", " ", other, `"203.0.113.9:"`},
+		{"203.0.113.9:port", " ", other, `"203.0.113.9:port"`},
+		{"203.0.113.9:99999", " ", other, `"203.0.113.9:99999"`},
+		{"client.example:80", " ", other, `"client.example:80"`},
+		{"unknown", " ", other, `"unknown"`},
+		{":80", " ", other, `":80"`},
+		{"x\ny\x1b[31m", " ", other, `"x\ny\x1b[31m"`},
+		{strings.Repeat("x", 10_000), " ", other, `"` + strings.Repeat("x", 253) + `"`},
+	} {
+		ask := func(mode sessions.SecureMode, outcome sessions.Outcome) string {
+			site := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.Secure = mode })
+			b := site.browser()
+			b.peer = c.peer
+			b.header.Set("X-Forwarded-Proto", "https")
+			b.header.Set("Origin", "https://example.test")
+			b.set("user", 42)
+			events := site.events.with(outcome)
+			require.Len(t, events, 1, c.peer)
+			return events[0].Detail
+		}
+		for outcome, detail := range map[string]string{
+			"untrusted": ask(sessions.SecureAuto, sessions.OutcomeUntrustedProxy),
+			"mismatch":  ask(sessions.SecureAuto, sessions.OutcomeSchemeMismatch),
+			"insecure":  ask(sessions.SecureAlways, sessions.OutcomeInsecure),
+		} {
+			require.Contains(t, detail, c.fix, outcome)
+			switch outcome {
+			case "untrusted":
+				require.Contains(t, detail, "X-Forwarded-Proto"+c.from+"was ignored")
+			case "mismatch":
+				require.Contains(t, detail, "Config.Secure to SecureAlways")
+			case "insecure":
+				require.Contains(t, detail, "the request"+c.from+"looks like plain HTTP")
+				require.NotContains(t, detail, "make it send", "it does")
+			}
+			if c.quoted == "" {
+				require.NotContains(t, detail, "RemoteAddr")
+				continue
+			}
+			require.Contains(t, detail, "RemoteAddr is "+c.quoted)
+			require.Contains(t, detail, "put Wrap outside of it")
+			require.NotContains(t, detail, "TrustedProxies")
+			require.NotContains(t, detail, "TrustUnixSocket")
+		}
+	}
+}
+
+// Inside Wrap, middleware may replace the address and the host: what the proxy said is judged by the request as it came.
+func TestP12_ReplacedInsideWrap(t *testing.T) {
+	for _, mode := range []sessions.SecureMode{sessions.SecureAuto, sessions.SecureAlways} {
+		site := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) {
+			cfg.Secure, cfg.Cookie.Domain = mode, "example.test"
+		})
+		b := site.browser()
+		b.peer = "10.0.0.7:4000"
+		b.header.Set("X-Forwarded-Proto", "https")
+		b.header.Set("Origin", "https://example.test")
+		r := b.do(func(_ http.ResponseWriter, r *http.Request) {
+			r.RemoteAddr, r.Host = "203.0.113.9", "app:8080"
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			require.NoError(t, s.Set("user", 42))
+		})
+		require.NoError(t, r.err)
+		require.True(t, r.setCookie("session").Secure)
+		for _, outcome := range []sessions.Outcome{sessions.OutcomeUntrustedProxy, sessions.OutcomeSchemeMismatch, sessions.OutcomeInsecure, sessions.OutcomeForeignDomain} {
+			require.Empty(t, site.events.with(outcome), outcome)
+		}
+	}
+}
+
+// Such an address is that of a client: a line for each would be a flood that says nothing new.
+func TestP12_ReplacedAddressesAreOneLine(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	for i := range 300 {
+		b := site.browser()
+		b.peer = fmt.Sprintf("2001:db8::%x:0", i)
+		b.header.Set("X-Forwarded-Proto", "https")
+		b.set("user", 42)
+	}
+	require.Len(t, site.events.with(sessions.OutcomeUntrustedProxy), 300)
+	require.Len(t, site.log.lines("a proxy header was ignored"), 1)
 }
 
 // The URL of a request is the client's to fill: it says nothing about the scheme.

@@ -91,25 +91,50 @@ func cutUnquoted(s string, separator byte) (before, after string) {
 	return s, ""
 }
 
-// trusts reports whether the direct peer is one of the proxies. A peer without an address and a port is not trusted.
+// trusts reports whether the direct peer is one of the proxies.
 func (p *Policy) trusts(remote string) bool {
-	if IsUnixSocket(remote) {
+	peer := PeerOf(remote)
+	if peer.Kind == UnixSocket {
 		return p.UnixSocket
 	}
-	ap, err := netip.ParseAddrPort(remote)
-	if err != nil {
-		return false
-	}
-	addr := ap.Addr().Unmap().WithZone("")
 	for _, prefix := range p.Trusted {
-		if prefix.Contains(addr) {
+		if prefix.Contains(peer.Addr) {
 			return true
 		}
 	}
 	return false
 }
 
-// IsUnixSocket reports whether a RemoteAddr is that of a peer without an address.
-func IsUnixSocket(remote string) bool {
-	return remote == "" || remote[0] == '@' || remote[0] == '/'
+// Peer is what a RemoteAddr says about the direct peer.
+type Peer struct {
+	Kind PeerKind
+	Addr netip.Addr // of a Network peer, as a Policy compares it: IPv4 not in IPv6 form, and without a zone
+}
+
+// PeerKind is the kind of a Peer.
+type PeerKind int
+
+const (
+	// Network is an address and a port, as net/http sets for TCP.
+	Network PeerKind = iota
+	// UnixSocket is a peer without an address.
+	UnixSocket
+	// Bare is an address without a port, and Other is anything else. net/http sets neither, so something in front of the
+	// handler has replaced the address of the peer, mostly by that of the client. They are never trusted.
+	Bare
+	Other
+)
+
+// PeerOf parses the RemoteAddr of a request.
+func PeerOf(remote string) Peer {
+	if remote == "" || remote[0] == '@' || remote[0] == '/' {
+		return Peer{Kind: UnixSocket}
+	}
+	if ap, err := netip.ParseAddrPort(remote); err == nil {
+		return Peer{Kind: Network, Addr: ap.Addr().Unmap().WithZone("")}
+	}
+	if _, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(remote, "["), "]")); err == nil {
+		return Peer{Kind: Bare}
+	}
+	return Peer{Kind: Other}
 }

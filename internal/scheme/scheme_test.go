@@ -76,6 +76,17 @@ func TestDetect(t *testing.T) {
 	})
 }
 
+func TestPeerOf(t *testing.T) {
+	for remote, want := range map[string]Peer{
+		"10.0.0.1:5": {Network, netip.MustParseAddr("10.0.0.1")}, "[::ffff:10.0.0.1]:5": {Network, netip.MustParseAddr("10.0.0.1")},
+		"[fe80::1%eth0]:5": {Network, netip.MustParseAddr("fe80::1")}, "@": {Kind: UnixSocket}, "": {Kind: UnixSocket}, "/run/x": {Kind: UnixSocket},
+		"10.0.0.1": {Kind: Bare}, "2001:db8::1": {Kind: Bare}, "[2001:db8::1]": {Kind: Bare}, "fe80::1%eth0": {Kind: Bare},
+		"10.0.0.1:": {Kind: Other}, "10.0.0.1, 10.0.0.2": {Kind: Other}, "unknown": {Kind: Other}, " ": {Kind: Other},
+	} {
+		require.Equal(t, want, PeerOf(remote), remote)
+	}
+}
+
 // FuzzDetect holds the verdict against a plain reading of the rules: the peer decides whether the header counts, and then
 // nothing but its leftmost element does.
 func FuzzDetect(f *testing.F) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -187,4 +188,38 @@ func TestRouterAnswers(t *testing.T) {
 	f.Do("GET", "/sub/nothing", "")
 	require.Equal(t, http.StatusNotFound, f.Status)
 	require.Equal(t, "1", f.Visits())
+}
+
+// RealIP writes the address of the client where that of the proxy was. Outside of Wrap the proxy is then not known any
+// more, and the event says so; inside, nothing is lost.
+func TestRealIP(t *testing.T) {
+	for name, c := range map[string]struct {
+		use    func(*sessions.Manager) middlewares
+		secure bool
+	}{
+		"inside":  {func(mgr *sessions.Manager) middlewares { return middlewares{mgr.Wrap, middleware.RealIP} }, true},
+		"outside": {func(mgr *sessions.Manager) middlewares { return middlewares{middleware.RealIP, mgr.Wrap} }, false},
+	} {
+		var said []string
+		mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Observe: func(_ context.Context, e sessions.Event) {
+			if e.Outcome == sessions.OutcomeUntrustedProxy {
+				said = append(said, e.Detail)
+			}
+		}})
+		require.NoError(t, err)
+		r := httptest.NewRequest("GET", "/json", nil)
+		r.RemoteAddr = "10.0.0.5:40000"
+		r.Header.Set("X-Forwarded-Proto", "https")
+		r.Header.Set("X-Forwarded-For", "203.0.113.9")
+		w := httptest.NewRecorder()
+		routes(nil, c.use(mgr)).ServeHTTP(w, r)
+		require.Len(t, w.Result().Cookies(), 1)
+		require.Equal(t, c.secure, w.Result().Cookies()[0].Secure, name)
+		if c.secure {
+			require.Empty(t, said, name)
+			continue
+		}
+		require.Len(t, said, 1)
+		require.Contains(t, said[0], `RemoteAddr is "203.0.113.9", an address without a port`)
+	}
 }
