@@ -329,6 +329,37 @@ func ExampleKey_Take() {
 	// "" false
 }
 
+var errUsed = errors.New("this login was not begun here, or has ended")
+
+// redeem uses up the state of an OAuth login. If two parallel requests redeem the same state, the second gets errUsed:
+// from here, or from the commit, which then calls Config.ErrorHandler.
+func redeem(s sessions.Session, state string) error {
+	return s.Update("oauth_state", func(old json.RawMessage) (any, error) {
+		var want string
+		if json.Unmarshal(old, &want) != nil || want == "" || state != want {
+			return nil, errUsed
+		}
+		return "", nil // used
+	})
+}
+
+// A value that may be used only once, such as the state of an OAuth login, needs an Update that refuses the second
+// request. Take would give it to both of two parallel requests.
+func ExampleKey_Take_once() {
+	exampleSession(func(s sessions.Session) {
+		_ = s.Set("oauth_state", "pQ4vR8xT")
+	}, func(s sessions.Session) {
+		fmt.Println(redeem(s, "guessed"))
+		fmt.Println(redeem(s, "pQ4vR8xT"))
+	}, func(s sessions.Session) {
+		fmt.Println(redeem(s, "pQ4vR8xT"))
+	})
+	// Output:
+	// this login was not begun here, or has ended
+	// <nil>
+	// this login was not begun here, or has ended
+}
+
 func ExampleKey_Delete() {
 	coupon := sessions.NewKey[string]("coupon")
 	exampleSession(func(s sessions.Session) {
