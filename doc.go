@@ -37,7 +37,8 @@
 // # Stores
 //
 // [CookieStore] keeps the whole session sealed in the client's cookie. There is nothing to run, but cookies are limited
-// to 4096 bytes, a copied cookie opens until it expires, even after a logout, and one of two parallel writes is lost.
+// to 4096 bytes, a copied cookie opens even after a logout, up to the absolute timeout, and one of two parallel writes is
+// lost.
 //
 // [RedisStore] keeps sessions in Redis or Valkey, one string key per session, named by the hash of the token. Parallel
 // requests lose no changes, a destroyed session stays destroyed, and every key gets its TTL from the command that

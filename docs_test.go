@@ -226,10 +226,9 @@ var rotation = regexp.MustCompile(`(?is)` + strings.Join([]string{
 	`\bchang\w+ (a |the |your |session-)secret`, `\bold (one|secret)s? (still )?in the list`, `\bold ones?\b[^.|]*\bin the list`,
 }, "|"))
 
-// Whatever speaks of rotating a secret says that it takes two deploys, or leads to where that is said; and it names them in
-// the order in which nobody is logged out.
-func TestP13_RotationTakesTwoDeploysInEveryText(t *testing.T) {
-	said := map[string]int{}
+// eachParagraph calls visit with each paragraph, row of a table and comment that users read, on one line.
+func eachParagraph(t *testing.T, visit func(path, text string)) {
+	t.Helper()
 	require.NoError(t, filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -243,29 +242,48 @@ func TestP13_RotationTakesTwoDeploysInEveryText(t *testing.T) {
 			return nil
 		}
 		text := regexp.MustCompile(`(?m)^[ \t]*(//|#)[ \t]*`).ReplaceAllString(readPage(t, path), "")
-		text = strings.ReplaceAll(text, "\n|", "\n\n|") // each row of a table for itself
-		for part := range strings.SplitSeq(text, "\n\n") {
-			part = strings.Join(strings.Fields(part), " ")
-			if !rotation.MatchString(part) || strings.HasPrefix(part, "#") { // a heading says nothing by itself
-				continue
-			}
-			said[path]++
-			if !strings.Contains(strings.ToLower(part), "two deploys") {
-				t.Errorf("%s: it does not say that this takes two deploys: %q", path, part)
-			}
-			first, second := strings.Index(part, "(old, new)"), strings.Index(part, "(new, old)")
-			if (first < 0) != (second < 0) || second >= 0 && second < first {
-				t.Errorf("%s: (old, new) comes first, and then (new, old): %q", path, part)
+		for part := range strings.SplitSeq(strings.ReplaceAll(text, "\n|", "\n\n|"), "\n\n") {
+			if part = strings.Join(strings.Fields(part), " "); part != "" && part[0] != '#' { // a heading says nothing by itself
+				visit(path, part)
 			}
 		}
 		return nil
 	}))
+}
+
+// Any text that speaks of rotating a secret says that it takes two deploys, or leads to where that is said, and names them
+// in the order in which nobody is logged out.
+func TestP13_RotationTakesTwoDeploysInEveryText(t *testing.T) {
+	said := map[string]int{}
+	eachParagraph(t, func(path, text string) {
+		if !rotation.MatchString(text) {
+			return
+		}
+		said[path]++
+		if !strings.Contains(strings.ToLower(text), "two deploys") {
+			t.Errorf("%s: it does not say that this takes two deploys: %q", path, text)
+		}
+		first, second := strings.Index(text, "(old, new)"), strings.Index(text, "(new, old)")
+		if (first < 0) != (second < 0) || second >= 0 && second < first {
+			t.Errorf("%s: (old, new) comes first, and then (new, old): %q", path, text)
+		}
+	})
 	for _, path := range []string{
 		"README.md", "SECURITY.md", "docs/proxies.md", "docs/migration.md", "codec.go", "codec_aead.go", "example_test.go",
 		"cmd/sessionctl/show.go", "examples/replicas/README.md", "examples/replicas/replica.go", "examples/replicas/k8s/secret.yaml.template",
 	} {
 		require.NotZero(t, said[path], "%s says nothing of it any more, or not in words that this test knows", path)
 	}
+}
+
+// A copied sealed cookie that is used does not end with the expiry that is in it.
+func TestP08_NoTextPromisesThatACopyExpires(t *testing.T) {
+	promise := regexp.MustCompile(`(?i)\b(copy|copied|cookie|cookies)\b[^.|;]*\buntil (it expires|they expire|the expiry)`)
+	eachParagraph(t, func(path, text string) {
+		if at := promise.FindString(text); at != "" {
+			t.Errorf("%s: each use seals it anew, up to the absolute timeout: %q", path, at)
+		}
+	})
 }
 
 // unwanted are words that a reader stumbles over; CONTRIBUTING.md asks for plain English. A letter of each is in brackets,

@@ -22,9 +22,15 @@ type CookieStoreConfig struct {
 // CookieStore keeps each record sealed in the client's cookie, and nothing on the server. It is safe for concurrent
 // use, and must not be copied.
 //
-// It has two limits, because the client holds the record. If two parallel requests both write, the cookie that the
-// browser receives last wins. And a cookie copied before a logout opens until it expires: only a server-side store can
-// revoke. The cookie name and the sealed record together must fit in 4096 bytes.
+// It has limits, because the client holds the record; only a server-side store has none of them:
+//
+//   - If two parallel requests both write, the cookie that the browser receives last wins.
+//   - A cookie copied before a logout or a renewal still opens. Each use seals it anew, with a new expiry, so a copy that
+//     is used lives until the session's absolute timeout, and can be written to.
+//   - A request that loaded the session before a logout and is answered after it, such as that of a page that polls, logs
+//     in again if it writes, or if its extension of the idle timeout is due: its response sets the cookie anew.
+//
+// The cookie name and the sealed record together must fit in 4096 bytes.
 type CookieStore struct{ codec Codec }
 
 // NewCookieStore returns a CookieStore. It reports all configuration mistakes at once, as an [errors.Join] of

@@ -161,3 +161,60 @@ func TestP16_CookieStore(t *testing.T) {
 		require.Equal(t, []string{"Codec"}, configFields(t, err), name)
 	}
 }
+
+// The limits of a sealed cookie, as they are documented: only a server-side store keeps P08.
+
+// Each use of a copy seals it anew, with a new expiry, until the absolute timeout.
+func TestP08_ACopiedSealedCookieLivesUntilTheAbsoluteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const idle, absolute = 30 * time.Minute, 14 * 24 * time.Hour
+		timeouts := func(c *sessions.Config) { c.IdleTimeout, c.AbsoluteTimeout = idle, absolute }
+		for _, sc := range []storeCase{cookieStore, memoryStore} {
+			site := newSite(t, sc.make(t), timeouts)
+			began := time.Now()
+			b := site.browser()
+			b.set("user", 42)
+			used, unused := site.browser().hold(b.cookie()), site.browser().hold(b.cookie())
+			b.use(func(s sessions.Session) { s.Destroy() })
+			last := time.Duration(0)
+			for {
+				time.Sleep(20 * time.Minute)
+				if used.get("user") != "42" {
+					break
+				}
+				last = time.Since(began)
+			}
+			require.Empty(t, unused.get("user"), "one that is not used expires by idling")
+			if sc.server {
+				require.Zero(t, last, "the logout ends it")
+				continue
+			}
+			require.Less(t, last, absolute)
+			require.GreaterOrEqual(t, last, absolute-20*time.Minute)
+		}
+	})
+}
+
+// A poll that came before the logout, is due to slide the timeout and is answered after the logout, logs in again.
+func TestP08_APollAnsweredAfterTheLogout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, sc := range []storeCase{cookieStore, memoryStore} {
+			for _, due := range []bool{false, true} {
+				b := newSite(t, sc.make(t)).browser()
+				b.set("user", 42)
+				if due {
+					time.Sleep(12 * time.Hour)
+				}
+				poll := b.do(func(_ http.ResponseWriter, r *http.Request) {
+					s, err := sessions.Get(r.Context())
+					require.NoError(t, err)
+					require.Equal(t, "42", value(t, s, "user"))
+					b.use(func(s sessions.Session) { s.Destroy() })
+					require.Empty(t, b.cookie(), "logged out")
+				})
+				require.NoError(t, poll.err)
+				require.Equal(t, !sc.server && due, b.get("user") == "42", "%s, slide due: %v", sc.name, due)
+			}
+		}
+	})
+}

@@ -45,7 +45,7 @@ type DualStoreConfig struct {
 
 	// CheckRevoked makes DualReadOld check in the new store whether the session was revoked, at the cost of one more
 	// read per request. DualReadNew and NewOnly always check. Without it, and in OldOnly, a cookie copied before a
-	// logout opens until it expires, as it did before the migration.
+	// logout opens as it did before the migration: up to the absolute timeout, because each use seals it anew.
 	CheckRevoked bool
 
 	// FallbackOnError makes DualReadNew serve the old copy while the new store cannot answer: it trades revocation for
