@@ -138,8 +138,8 @@ func ExampleManager_Wrap() {
 		fmt.Fprintln(w, "visit", n)
 	})
 
-	// Reject cross-origin POSTs first, then give the rest their sessions.
-	handler := http.NewCrossOriginProtection().Handler(mgr.Wrap(mux))
+	// Limit what clients send, reject cross-origin POSTs, and give the rest their sessions.
+	handler := http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 1<<20)
 
 	client := exampleClient{handler: handler}
 	client.show("/health")

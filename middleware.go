@@ -103,7 +103,9 @@ func answerError(w http.ResponseWriter, _ *http.Request, err error) {
 // response of next is discarded, and Config.ErrorHandler responds instead.
 //
 // If next panics, nothing is committed. Middleware that recovers from panics belongs outside Wrap: inside, the handler
-// would seem to have returned, and its changes would be committed. Wrap panics if next is nil.
+// would seem to have returned, and its changes would be committed. So do [http.TimeoutHandler], which inside Wrap would
+// answer, and commit, while the handler still makes its changes, and [http.MaxBytesHandler], which inside could not close
+// the connection. Middleware that replaces RemoteAddr or Host belongs inside. Wrap panics if next is nil.
 func (m *Manager) Wrap(next http.Handler) http.Handler {
 	if check.IsNil(next) {
 		panic("sessions: Wrap: the handler is nil")

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -1064,6 +1067,101 @@ func TestP10_ATokenBelongsToItsCookieName(t *testing.T) {
 					})
 				}
 			}
+// http.MaxBytesReader closes the connection of a client that sends too much, if its writer is that of net/http: no other
+// one can be told. So http.MaxBytesHandler belongs outside of Wrap.
+func TestMaxBytesHandlerBelongsOutside(t *testing.T) {
+	mgr, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore()})
+	require.NoError(t, err)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		require.NoError(t, session(t, r).Set("n", 1))
+		if _, err := io.ReadAll(r.Body); err != nil {
+			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		}
+	})
+	const limit = 100
+	for name, c := range map[string]struct {
+		handler http.Handler
+		closes  bool
+	}{
+		"no sessions": {http.MaxBytesHandler(handlerWithSession(handler), limit), true},
+		"outside":     {http.MaxBytesHandler(mgr.Wrap(handler), limit), true},
+		"inside":      {mgr.Wrap(http.MaxBytesHandler(handler, limit)), false},
+	} {
+		server := httptest.NewServer(c.handler)
+		for _, size := range []int{limit, limit + 1} {
+			res, err := server.Client().Post(server.URL, "text/plain", strings.NewReader(strings.Repeat("x", size)))
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Equal(t, size > limit, res.StatusCode == http.StatusRequestEntityTooLarge, name)
+			require.Equal(t, size > limit && c.closes, res.Close, "%s, %d bytes", name, size)
+		}
+		server.Close()
+	}
+}
+
+func handlerWithSession(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r, _ = sessiontest.WithSession(r)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// http.TimeoutHandler answers while its handler goes on. Outside of Wrap, all of the handler's changes are stored, or the
+// login that could not reach the client is refused. Inside, Wrap ends with the answer, and half of the changes are stored.
+func TestP06_TimeoutHandlerBelongsOutside(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		inside bool
+		hangUp bool // the client does, before the deadline
+		want   string
+	}{
+		{"outside, too slow", false, false, "both"},
+		{"outside, the client hangs up", false, true, "both"},
+		{"inside, too slow", true, false, "half"},
+		{"inside, the client hangs up", true, true, "half"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Logger: slog.New(slog.DiscardHandler)})
+				require.NoError(t, err)
+				cookie := ""
+				send := func(ctx context.Context, h http.Handler) int {
+					r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+					r.Header.Set("Cookie", cookie)
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, r)
+					time.Sleep(time.Minute) // until the handler has ended, too
+					if set := w.Header().Get("Set-Cookie"); set != "" {
+						cookie, _, _ = strings.Cut(set, ";")
+					}
+					return w.Code
+				}
+				send(t.Context(), m.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					require.NoError(t, session(t, r).Set("stock", 1))
+				})))
+				slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					s := session(t, r)
+					s.Delete("stock")
+					time.Sleep(10 * time.Second)
+					_ = s.Set("order", 1)
+					_, _ = io.WriteString(w, "ordered")
+				})
+				h := http.TimeoutHandler(m.Wrap(slow), 2*time.Second, "timeout")
+				if c.inside {
+					h = m.Wrap(http.TimeoutHandler(slow, 2*time.Second, "timeout"))
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if c.hangUp {
+					time.AfterFunc(time.Second, cancel)
+				}
+				require.Equal(t, http.StatusServiceUnavailable, send(ctx, h))
+				got := ""
+				send(t.Context(), m.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					got = strings.Join(keys(session(t, r)), ",")
+				})))
+				require.Equal(t, map[string]string{"both": "order", "half": ""}[c.want], got)
+			})
 		})
 	}
 }

@@ -61,7 +61,7 @@ func (srv server) handler(store sessions.Store, events *log.Logger) (http.Handle
 	mux.Handle("POST /note", withSession(saveNote))
 	mux.Handle("POST /login", withSession(login))
 	mux.Handle("POST /logout", withSession(logout))
-	return http.NewCrossOriginProtection().Handler(mgr.Wrap(http.MaxBytesHandler(mux, 64<<10))), nil
+	return http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 64<<10), nil
 }
 
 // withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged

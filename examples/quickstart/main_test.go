@@ -235,6 +235,18 @@ func TestEmptyAndLongInput(t *testing.T) {
 	require.Equal(t, strings.Repeat("é", 120), b.shows("note-shown"))
 	b.post("/note", "note", strings.Repeat("x", 1<<20)) // over the limit of a body: nothing is read
 	require.Empty(t, b.shows("note-shown"))
+
+	resp, err := http.DefaultTransport.RoundTrip(mustPost(t, base+"/note", strings.Repeat("x", 64<<10))) // with the name, a little more
+	require.NoError(t, err)
+	resp.Body.Close()
+	require.True(t, resp.Close, "the connection of a client that sends too much is closed")
+}
+
+func mustPost(t *testing.T, url, note string) *http.Request {
+	req, err := http.NewRequest("POST", url, strings.NewReader("note="+note))
+	require.NoError(t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return req
 }
 
 func TestFlags(t *testing.T) {

@@ -151,7 +151,7 @@ func (rep *replica) handler(mgr *sessions.Manager) http.Handler {
 	mux.Handle("POST /value", withSession(saveValue))
 	mux.Handle("POST /login", withSession(login))
 	mux.Handle("POST /logout", withSession(logout))
-	app := http.NewCrossOriginProtection().Handler(mgr.Wrap(http.MaxBytesHandler(mux, 64<<10)))
+	app := http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 64<<10)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Served-By", rep.name) // so that nobody has to join the logs of two machines
 		app.ServeHTTP(w, r)
