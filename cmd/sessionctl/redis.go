@@ -110,9 +110,10 @@ func (s *server) options() (*redis.Options, []string, error) {
 	case s.timeout <= 0:
 		return nil, nil, misused("", "-timeout must be positive")
 	}
-	address, flagName := s.address, "-redis"
+	address, flagName, exposed := s.address, "-redis", false
 	if s.file != "" {
-		text, err := readFile(s.file, nil)
+		text, readable, err := readFile(s.file, nil)
+		exposed = readable
 		if err != nil {
 			return nil, nil, misused("", "-redis-file: %v", err)
 		}
@@ -137,6 +138,9 @@ func (s *server) options() (*redis.Options, []string, error) {
 		if _, has := u.User.Password(); has && s.file == "" {
 			return nil, nil, misused("Put the URL into a file for -redis-file, or the password into "+passwordVariable+". Other users of this machine could see the password just now.",
 				"the URL in -redis contains a password")
+		}
+		if opts.Password != "" && exposed {
+			return nil, nil, misused(makePrivate, "-redis-file: other users of this machine can read the password in the file")
 		}
 		if s.cluster && opts.DB != 0 {
 			return nil, nil, misused("Remove the database number from the URL.", "a cluster has only database 0")
@@ -223,9 +227,13 @@ func cause(err error) string {
 	return text
 }
 
-// readFile reads a small file, or stdin if the name is "-" and stdin is not nil. Errors show neither the contents nor
-// the name, which may be a cookie or a secret that was given instead of a file.
-func readFile(name string, stdin io.Reader) ([]byte, error) {
+// makePrivate is the hint for a file with a secret that other users can read.
+const makePrivate = "Run chmod 600 on it. If others may have read it, replace the secret."
+
+// readFile reads a small file, or stdin if the name is "-" and stdin is not nil, and reports whether other users of this
+// machine may read it. Errors show neither the contents nor the name, which may be a cookie or a secret that was given
+// instead of a file.
+func readFile(name string, stdin io.Reader) (text []byte, isExposed bool, err error) {
 	const most = 64 << 10
 	r := stdin
 	if name != "-" || stdin == nil {
@@ -235,17 +243,19 @@ func readFile(name string, stdin io.Reader) ([]byte, error) {
 			if errors.As(err, &path) {
 				err = path.Err
 			}
-			return nil, fmt.Errorf("cannot read the file: %w", err)
+			return nil, false, fmt.Errorf("cannot read the file: %w", err)
 		}
 		defer f.Close()
 		r = f
+		info, err := f.Stat()
+		isExposed = err == nil && exposed(info)
 	}
-	text, err := io.ReadAll(io.LimitReader(r, most+1))
+	text, err = io.ReadAll(io.LimitReader(r, most+1))
 	switch {
 	case err != nil:
-		return nil, errors.New("cannot read the file")
+		return nil, false, errors.New("cannot read the file")
 	case len(text) > most:
-		return nil, fmt.Errorf("it is larger than %d bytes: is it the right file?", most)
+		return nil, false, fmt.Errorf("it is larger than %d bytes: is it the right file?", most)
 	}
-	return text, nil
+	return text, isExposed, nil
 }

@@ -43,7 +43,8 @@ const exitHelp = `Exit codes
 const redisHelp = `Redis
   -redis ADDRESS    host:port or a URL, redis://user@host:port/db; rediss:// for TLS (default 127.0.0.1:6379)
                     with -cluster, several may be given, separated by commas
-  -redis-file FILE  read ADDRESS from a file, in which the URL may contain the password
+  -redis-file FILE  read ADDRESS from a file, in which the URL may contain the password; with one, the file
+                    is refused if other users can read it
   -cluster          the server is a cluster: query all its masters
   -prefix PREFIX    the prefix of the session keys (default "session:")
   -timeout TIME     for connecting, and for each command (default 5s)

@@ -38,7 +38,7 @@ Which session
   -cookie-name NAME the name of the cookie (default "session")
   -secret-file FILE the secret that seals the cookies: the contents of the file, with or without the final line break,
                     or decoded from base64 or hex. May be given several times, as while a secret is rotated (in
-                    two deploys: README.md, "Changing a secret")
+                    two deploys: README.md, "Changing a secret"). Refused if other users can read it
   -values           print the values, too
 
 ` + redisHelp + `  With -cookie-file, Redis is queried only if -redis or -redis-file is given, or the cookie holds only a token.
@@ -203,9 +203,12 @@ type secret struct {
 func readSecrets(files []string) ([]secret, error) {
 	var all []secret
 	for _, file := range files {
-		text, err := readFile(file, nil)
-		if err != nil {
+		text, exposed, err := readFile(file, nil)
+		switch {
+		case err != nil:
 			return nil, misused("", "-secret-file: %v", err)
+		case exposed:
+			return nil, misused(makePrivate, "-secret-file: other users of this machine can read %q", file)
 		}
 		line := bytes.TrimRight(text, "\r\n")
 		forms := [][]byte{text, line}
@@ -244,7 +247,7 @@ func readCookies(c *call, file, name string) ([]string, error) {
 			err = errors.New("cannot read from the terminal")
 		}
 	} else {
-		text, err = readFile(file, c.stdin)
+		text, _, err = readFile(file, c.stdin)
 	}
 	if err != nil {
 		return nil, misused("", "-cookie-file: %v", err)
