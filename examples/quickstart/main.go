@@ -6,7 +6,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,6 +39,24 @@ var pageHTML string
 
 var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
+// policy lets a browser use the style in the page and nothing else: no script, no form that leads elsewhere, no frame
+// around the page.
+var policy = func() string {
+	_, style, _ := strings.Cut(pageHTML, "<style>")
+	style, _, _ = strings.Cut(style, "</style>")
+	sum := sha256.Sum256([]byte(style))
+	return "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; img-src data:; " +
+		"style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}()
+
+// protect sets the headers that every page should have. Referrer-Policy keeps the Origin of a POST, which no-referrer
+// would remove.
+func protect(h http.Header) {
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+}
+
 // server is one instance of the program, and what the page says about it.
 type server struct {
 	ServedBy, Store string
@@ -61,7 +81,11 @@ func (srv server) handler(store sessions.Store, events *log.Logger) (http.Handle
 	mux.Handle("POST /note", withSession(saveNote))
 	mux.Handle("POST /login", withSession(login))
 	mux.Handle("POST /logout", withSession(logout))
-	return http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 64<<10), nil
+	app := http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 64<<10)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		protect(w.Header())
+		app.ServeHTTP(w, r)
+	}), nil
 }
 
 // withSession passes a handler its session. An error means that the store could not answer, not that nobody is logged

@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
 	"html"
 	"io"
 	"log"
@@ -16,6 +19,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"handover.example/sessions"
 )
 
 // browser is a client with cookies, and the page that it has open.
@@ -247,6 +252,38 @@ func mustPost(t *testing.T, url, note string) *http.Request {
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	return req
+}
+
+// The page has what its policy lets a browser use: its own style and icon, and forms that lead to itself.
+func TestPolicy(t *testing.T) {
+	base, _ := start(t, "cookie")
+	resp, err := http.Get(base)
+	require.NoError(t, err)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	resp.Body.Close()
+	page, header := string(body), resp.Header
+	style := regexp.MustCompile("(?s)<style>(.*)</style>").FindStringSubmatch(page)
+	require.NotNil(t, style)
+	sum := sha256.Sum256([]byte(style[1]))
+	require.Contains(t, header.Get("Content-Security-Policy"), "style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	for _, s := range []string{"default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'", "img-src data:"} {
+		require.Contains(t, header.Get("Content-Security-Policy"), s)
+	}
+	require.Equal(t, []string{"nosniff"}, header.Values("X-Content-Type-Options"))
+	require.Equal(t, []string{"same-origin"}, header.Values("Referrer-Policy"))
+	require.NotRegexp(t, `(?i)<script|\sstyle=|\son\w+=|<style>.*<style>|<(img|iframe|object|base)\b`, page)
+	for _, m := range regexp.MustCompile(`<form [^>]*action="([^"]*)"|<link [^>]*href="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+		require.True(t, strings.HasPrefix(m[1], "/") || strings.HasPrefix(m[2], "data:"), m[0])
+	}
+}
+
+// What an event says of a request may hold anything.
+func TestEventsAreQuoted(t *testing.T) {
+	var b bytes.Buffer
+	printEvent(log.New(&b, "", 0), sessions.Event{Detail: "a\nforged line", Err: errors.New("\x1b[31m")})
+	require.Equal(t, 1, strings.Count(b.String(), "\n"))
+	require.Contains(t, b.String(), `"a\nforged line"  "\x1b[31m"`)
 }
 
 func TestFlags(t *testing.T) {

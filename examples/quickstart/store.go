@@ -57,10 +57,10 @@ func printEvent(l *log.Logger, e sessions.Event) {
 		line += fmt.Sprintf(" %v", e.Duration.Round(10*time.Microsecond))
 	}
 	if e.Detail != "" {
-		line += "  " + e.Detail
+		line += fmt.Sprintf("  %q", e.Detail) // part of it may come from a client
 	}
 	if e.Err != nil {
-		line += "  " + e.Err.Error()
+		line += fmt.Sprintf("  %q", e.Err.Error())
 	}
 	l.Print(line)
 }

@@ -303,6 +303,7 @@ func (f *fleet) nobody(w http.ResponseWriter, _ *http.Request, _ error) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	protect(w.Header())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusBadGateway)

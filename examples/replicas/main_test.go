@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"debug/elf"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"html"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -31,6 +34,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"handover.example/sessions"
 	"handover.example/sessions/internal/redistest"
 )
 
@@ -420,6 +424,49 @@ func TestPage(t *testing.T) {
 	require.NoError(t, p.end(os.Interrupt))
 	require.Contains(t, p.stderr.String(), "destroy  deleted    "+known)
 	require.NotContains(t, p.stderr.String(), "milk")
+}
+
+// The page has what its policy lets a browser use: its own style and icon, and forms that lead to itself.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	_, base := launchFleet(t, "-store", "cookie")
+	b := newBrowser(t, base)
+	for _, path := range []string{"/", "/nobody"} {
+		if path == "/nobody" { // the page of the proxy
+			for n := range fleetSize {
+				b.post(fmt.Sprintf("/fleet/%d/kill", n+1))
+			}
+		}
+		resp, err := b.Get(base)
+		require.NoError(t, err)
+		header := resp.Header
+		b.read(resp, nil)
+		requirePolicy(t, b.page, header)
+	}
+}
+
+func requirePolicy(t *testing.T, page string, header http.Header) {
+	style := regexp.MustCompile("(?s)<style>(.*)</style>").FindStringSubmatch(page)
+	require.NotNil(t, style)
+	sum := sha256.Sum256([]byte(style[1]))
+	require.Contains(t, header.Get("Content-Security-Policy"), "style-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	for _, s := range []string{"default-src 'none'", "frame-ancestors 'none'", "form-action 'self'", "base-uri 'none'", "img-src data:"} {
+		require.Contains(t, header.Get("Content-Security-Policy"), s)
+	}
+	require.Equal(t, []string{"nosniff"}, header.Values("X-Content-Type-Options"))
+	require.Equal(t, []string{"same-origin"}, header.Values("Referrer-Policy"))
+	require.NotRegexp(t, `(?i)<script|\sstyle=|\son\w+=|<style>.*<style>|<(img|iframe|object|base)\b`, page)
+	for _, m := range regexp.MustCompile(`<form [^>]*action="([^"]*)"|<link [^>]*href="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+		require.True(t, strings.HasPrefix(m[1], "/") || strings.HasPrefix(m[2], "data:"), m[0])
+	}
+}
+
+// What an event says of a request may hold anything.
+func TestEventsAreQuoted(t *testing.T) {
+	var b bytes.Buffer
+	printEvent(log.New(&b, "", 0), "one", sessions.Event{Detail: "a\nforged line", Err: errors.New("\x1b[31m")})
+	require.Equal(t, 1, strings.Count(b.String(), "\n"))
+	require.Contains(t, b.String(), `"a\nforged line"  "\x1b[31m"`)
 }
 
 func TestAReplicaBelievesNoFleetHeaderFromOutside(t *testing.T) {

@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,6 +35,24 @@ var (
 var pageHTML string
 
 var templates = template.Must(template.New("page").Parse(pageHTML))
+
+// policy lets a browser use the style in the page and nothing else: no script, no form that leads elsewhere, no frame
+// around the page.
+var policy = func() string {
+	_, style, _ := strings.Cut(pageHTML, "<style>")
+	style, _, _ = strings.Cut(style, "</style>")
+	sum := sha256.Sum256([]byte(style))
+	return "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; img-src data:; " +
+		"style-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}()
+
+// protect sets the headers that every page should have. Referrer-Policy keeps the Origin of a POST, which no-referrer
+// would remove.
+func protect(h http.Header) {
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "same-origin")
+}
 
 // replica is one instance of the app. It does not know the others.
 type replica struct {
@@ -153,6 +173,7 @@ func (rep *replica) handler(mgr *sessions.Manager) http.Handler {
 	mux.Handle("POST /logout", withSession(logout))
 	app := http.MaxBytesHandler(http.NewCrossOriginProtection().Handler(mgr.Wrap(mux)), 64<<10)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		protect(w.Header())
 		w.Header().Set("X-Served-By", rep.name) // so that nobody has to join the logs of two machines
 		app.ServeHTTP(w, r)
 	})
@@ -298,10 +319,10 @@ func clean(s string) string {
 func printEvent(l *log.Logger, name string, e sessions.Event) {
 	line := fmt.Sprintf("%s  %-8s %-10s %-22s", name, e.Kind, e.Outcome, cmp.Or(e.SessionID, "-"))
 	if e.Detail != "" {
-		line += "  " + e.Detail
+		line += fmt.Sprintf("  %q", e.Detail) // part of it may come from a client
 	}
 	if e.Err != nil {
-		line += "  " + e.Err.Error()
+		line += fmt.Sprintf("  %q", e.Err.Error())
 	}
 	l.Print(line)
 }
