@@ -32,10 +32,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
 	"handover.example/sessions/internal/redistest"
+	"handover.example/sessions/sessiontest"
 )
 
 const atMost = 20 * time.Second // for what takes milliseconds on a machine that is not busy
@@ -665,6 +667,82 @@ func TestProxyRepeatsOnlyWhatIsSafe(t *testing.T) {
 	}
 }
 
+// testUser holds what the user of the manifest may do against what the store needs.
+func testUser(t *testing.T, addr, password string) {
+	rdb := redis.NewClient(&redis.Options{Addr: addr, Username: "app", Password: password})
+	t.Cleanup(func() { _ = rdb.Close() })
+	ctx, stores := t.Context(), 0
+	open := func(t *testing.T) *sessions.RedisStore {
+		stores++
+		store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: time.Hour, Prefix: fmt.Sprintf("replicas:suite%d:", stores)})
+		require.NoError(t, err)
+		return store
+	}
+	sessiontest.TestStore(t, func(t *testing.T) sessions.Store { return open(t) })
+
+	store := open(t)
+	health, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, health.Warnings)
+	require.NoError(t, rdb.Set(ctx, fmt.Sprintf("replicas:suite%d:x", stores), "no TTL", 0).Err())
+	found, err := store.Audit(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, found.KeysWithoutTTL)
+	repaired, err := store.Repair(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, repaired.Repaired)
+
+	for _, command := range []string{
+		"FLUSHALL", "FLUSHDB", "CONFIG GET maxmemory", "CONFIG SET maxmemory 1", "KEYS *", "ACL LIST", "SHUTDOWN", "SAVE", "REPLICAOF 127.0.0.1 1",
+		"SCRIPT FLUSH", "MONITOR", "CLIENT LIST", "PERSIST replicas:x", "RENAME replicas:x y", "GET other:x", "SET other:x 1", "DEL other:x",
+	} {
+		var args []any
+		for _, arg := range strings.Fields(command) {
+			args = append(args, arg)
+		}
+		require.ErrorContains(t, rdb.Do(ctx, args...).Err(), "NOPERM", command)
+	}
+	script := redis.NewScript("return redis.call('get', KEYS[1])")
+	require.ErrorContains(t, script.Run(ctx, rdb, []string{"other:x"}).Err(), "NOPERM", "nor by a script")
+}
+
+// The pods are open to those who need them, and images have full versions.
+func TestManifestsClose(t *testing.T) {
+	var text string
+	for _, name := range []string{"k8s/app.yaml", "k8s/redis.yaml", "Dockerfile"} {
+		file, err := os.ReadFile(name)
+		require.NoError(t, err)
+		text += "\n---\n" + string(file)
+	}
+	policies := map[string]string{}
+	for doc := range strings.SplitSeq(text, "\n---\n") {
+		if m := regexp.MustCompile(`(?s)kind: NetworkPolicy\nmetadata:\n  name: (\S+)\n(.*)`).FindStringSubmatch(doc); m != nil {
+			policies[m[1]] = m[2]
+		}
+	}
+	require.Len(t, policies, 2)
+	for name, policy := range policies {
+		require.Contains(t, policy, "policyTypes: [Ingress, Egress]", name)
+		require.Contains(t, policy, "podSelector:\n    matchLabels:\n      app.kubernetes.io/name: "+name+"\n", name)
+		require.NotRegexp(t, `podSelector: \{\}|namespaceSelector: \{\}|- \{\}|ipBlock`, policy, name)
+	}
+	ports := func(policy string) (all []string) {
+		for _, m := range regexp.MustCompile(`- port: (\S+)`).FindAllStringSubmatch(policy, -1) {
+			all = append(all, m[1])
+		}
+		return all
+	}
+	require.Equal(t, []string{"http", "redis", "53", "53"}, ports(policies["replicas"]), "not the port for health")
+	require.Equal(t, []string{"redis"}, ports(policies["replicas-redis"]))
+
+	images := regexp.MustCompile(`(?m)^(?: *image: |FROM )(\S+)`).FindAllStringSubmatch(text, -1)
+	require.Len(t, images, 4)
+	for _, m := range images {
+		own := m[1] == "scratch" || strings.HasPrefix(m[1], "handover-replicas:")
+		require.True(t, own || regexp.MustCompile(`:\d+\.\d+\.\d+`).MatchString(m[1]), "%s: a tag that moves", m[1])
+	}
+}
+
 // redis.conf and the command of the manifest, with a real server; and the app with the environment of its manifest.
 func TestManifestsRunHere(t *testing.T) {
 	t.Parallel()
@@ -700,9 +778,10 @@ func TestManifestsRunHere(t *testing.T) {
 	require.Error(t, open.Run(), "not without a password")
 	require.NoError(t, ctx.Err(), "not without a password")
 
+	const password = "a \"quoted\" $HOME `pwd` #% \\ pass'word\nEND\nuser default on nopass" // anything
 	var log bytes.Buffer
 	redis := exec.Command("sh", "-c", script)
-	redis.Env = append(os.Environ(), "REDIS_PASSWORD=of the test")
+	redis.Env = append(os.Environ(), "REDIS_PASSWORD="+password)
 	redis.Stdout, redis.Stderr = &log, &log
 	redis.WaitDelay = atMost
 	require.NoError(t, redis.Start())
@@ -717,7 +796,7 @@ func TestManifestsRunHere(t *testing.T) {
 	app, err := os.ReadFile("k8s/app.yaml")
 	require.NoError(t, err)
 	given := map[string]string{
-		"SESSION_STORE": "redis", "REDIS_ADDR": addr, "REDIS_PASSWORD": "of the test",
+		"SESSION_STORE": "redis", "REDIS_ADDR": addr, "REDIS_USERNAME": "app", "REDIS_PASSWORD": password,
 		"SESSION_SECRET": secret, "REPLICA_NAME": "pod-1",
 	}
 	var env []string
@@ -736,8 +815,18 @@ func TestManifestsRunHere(t *testing.T) {
 	require.Equal(t, "pod-1", b.shows("served-by"))
 	require.NotContains(t, b.page, "The fleet")
 
-	_, _, health = serve(t, []string{"REDIS_ADDR=" + addr, "REDIS_PASSWORD=another"})
-	require.Equal(t, http.StatusServiceUnavailable, b.read(b.Get(health+"/readyz")), "a wrong password stops the roll-out")
+	for _, login := range [][]string{{"REDIS_USERNAME=app", "REDIS_PASSWORD=another"}, {"REDIS_USERNAME=default", "REDIS_PASSWORD=" + password}, {}} {
+		_, _, health = serve(t, append([]string{"REDIS_ADDR=" + addr}, login...))
+		require.Equal(t, http.StatusServiceUnavailable, b.read(b.Get(health+"/readyz")), "a wrong login stops the roll-out")
+	}
+	probe := regexp.MustCompile(`readinessProbe:\n +exec:\n +command: \[sh, -c, '(.*)'\]\n`).FindStringSubmatch(string(manifest))
+	require.NotNil(t, probe)
+	for auth, ready := range map[string]bool{password: true, "another": false} {
+		ping := exec.Command("sh", "-c", strings.Replace(probe[1], "redis-cli", "redis-cli -p "+port, 1))
+		ping.Env = append(os.Environ(), "REDISCLI_AUTH="+auth)
+		require.Equal(t, ready, ping.Run() == nil)
+	}
+	t.Run("user", func(t *testing.T) { testUser(t, addr, password) })
 
 	require.NoError(t, redis.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, redis.Wait())

@@ -154,7 +154,7 @@ func (rep *replica) openStore(o options) (sessions.Store, error) {
 		DialTimeout: 500 * time.Millisecond, ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
 	}
 	if o.store == "redis" {
-		opts.Password = os.Getenv("REDIS_PASSWORD")
+		opts.Username, opts.Password = os.Getenv("REDIS_USERNAME"), os.Getenv("REDIS_PASSWORD")
 	}
 	store, err := sessions.NewRedisStore(redis.NewClient(opts), sessions.RedisStoreConfig{TTL: 14 * 24 * time.Hour, Prefix: "replicas:"})
 	if err != nil {
