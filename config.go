@@ -21,7 +21,7 @@ type Config struct {
 	Store Store
 
 	// Cookie sets the name and the attributes of the session cookie. Default: "session", Path "/", HttpOnly,
-	// SameSite=Lax, until the browser closes.
+	// SameSite=Lax, until the browser closes. On HTTPS, set the name to "__Host-session": see [Cookie].
 	Cookie Cookie
 
 	// IdleTimeout is how long a session lives without use. Reading a session extends it by a touch, at most once per
@@ -29,6 +29,9 @@ type Config struct {
 	IdleTimeout time.Duration
 
 	// AbsoluteTimeout is how long a session lives in total, however much it is used. Default 14 days.
+	//
+	// Both defaults are for sites whose users come back each day, such as a shop, and within level AAL1 of NIST SP
+	// 800-63B-4 (30 days in total). For AAL2, it recommends at most 24 hours in total and an hour without use: set both.
 	AbsoluteTimeout time.Duration
 
 	// Secure decides when the cookie is Secure. Default [SecureAuto].
@@ -46,7 +49,9 @@ type Config struct {
 	// TrustUnixSocket also trusts the ProxyHeader of peers on a Unix socket, which have no address. Default false.
 	TrustUnixSocket bool
 
-	// CommitTimeout bounds the commit of a session, which continues after the client has hung up. Default 5 seconds.
+	// CommitTimeout bounds the commit of a session, which continues after the client has hung up. Default 5 seconds. A
+	// Redis client obeys it only with ContextTimeoutEnabled, and an AutoPipeline of go-redis never, because it sends its
+	// batches on a context of its own. What bounds those, and every Get, are the timeouts of the client.
 	CommitTimeout time.Duration
 
 	// ErrorHandler responds instead of the handler if the session could not be written. The default responds with 409

@@ -13,9 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
 	"handover.example/sessions/sessiontest"
 )
 
@@ -234,4 +236,52 @@ func TestSecureModeText(t *testing.T) {
 	}
 	_, err := sessions.New(sessions.Config{Store: sessiontest.NewMemoryStore(), Secure: 7})
 	require.EqualError(t, err, "sessions: Secure: unknown mode 7: "+use)
+}
+
+// CommitTimeout bounds a commit through a client that obeys contexts. An AutoPipeline sends batches on a context of its
+// own, and Get is bounded by the client's timeouts alone: both as documented at CommitTimeout.
+func TestCommitTimeout_WhatItBounds(t *testing.T) {
+	t.Parallel()
+	const readTimeout = time.Second
+	server := redistest.Start(t)
+	for name, c := range map[string]struct {
+		auto, get, bounded bool
+	}{
+		"commit":                 {bounded: true},
+		"commit by AutoPipeline": {auto: true},
+		"Get":                    {get: true},
+		"Get by AutoPipeline":    {auto: true, get: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			proxy := server.Proxy(t)
+			client := redis.NewClient(&redis.Options{Addr: proxy.Addr, ContextTimeoutEnabled: true, ReadTimeout: readTimeout, MaxRetries: -1})
+			t.Cleanup(func() { _ = client.Close() })
+			var rdb redis.Cmdable = client
+			if c.auto {
+				auto, err := client.AutoPipeline()
+				require.NoError(t, err)
+				t.Cleanup(func() { _ = auto.Close() })
+				rdb = auto
+			}
+			store := redisStoreOver(t, rdb)
+			patient := newSite(t, store).browser()
+			patient.set("user", 42)
+			b := newSite(t, store, func(cfg *sessions.Config) { cfg.CommitTimeout = 20 * time.Millisecond }).browser().hold(patient.cookie())
+			silent := make(chan struct{})
+			proxy.SetFault(func(args []string) redistest.Fault {
+				if c.get || args[0] != "GET" {
+					<-silent
+				}
+				return redistest.Pass
+			})
+			began := time.Now()
+			r := b.try(func(s sessions.Session) { _ = s.Set("user", 43) })
+			took := time.Since(began)
+			close(silent)
+			require.NoError(t, r.err)
+			require.Equal(t, http.StatusServiceUnavailable, r.status)
+			require.Equal(t, c.bounded, took < readTimeout, took)
+		})
+	}
 }

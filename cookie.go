@@ -23,9 +23,12 @@ import (
 type Cookie struct {
 	_ [0]func()
 
-	// Name is the name of the cookie. Default "session". Browsers accept the prefix "__Host-" only with Secure, Path
-	// "/" and no Domain, and the prefix "__Secure-" only with Secure (RFC 6265bis, section 4.1.3); either prefix makes
-	// the cookie Secure.
+	// Name is the name of the cookie. Default "session". On HTTPS, use "__Host-session": then no subdomain, no sibling
+	// and nobody on plain HTTP can plant another cookie under this name. Choose it before you start, because to change
+	// it later logs everyone out.
+	//
+	// Browsers accept the prefix "__Host-" only with Secure, Path "/" and no Domain, and the prefix "__Secure-" only with
+	// Secure (RFC 6265bis, section 4.1.3); either prefix makes the cookie Secure.
 	Name string
 	// Path limits the cookie to URLs under this path. Default "/".
 	Path string

@@ -200,6 +200,32 @@ func TestProxiesPage_Code(t *testing.T) {
 	}
 }
 
+// The handshake of a WebSocket is a GET: protection from other sites is the application's, as the page says.
+func TestProxiesPage_Handshake(t *testing.T) {
+	site := newSite(t, cookieStoreWith(t, secretA))
+	b := site.browser()
+	b.set("user", 42)
+	for method, status := range map[string]int{http.MethodGet: http.StatusOK, http.MethodPost: http.StatusForbidden} {
+		mgr, err := sessions.New(sessions.Config{Store: cookieStoreWith(t, secretA)})
+		require.NoError(t, err)
+		user := ""
+		handler := http.NewCrossOriginProtection().Handler(mgr.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			s, err := sessions.Get(r.Context())
+			require.NoError(t, err)
+			user = value(t, s, "user")
+		})))
+		r := httptest.NewRequest(method, "https://app.example/socket", nil)
+		r.Header = http.Header{
+			"Cookie": {"session=" + b.cookie()}, "Connection": {"Upgrade"}, "Upgrade": {"websocket"},
+			"Origin": {"https://www.app.example"}, "Sec-Fetch-Site": {"same-site"}, "Sec-Fetch-Mode": {"websocket"},
+		}
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		require.Equal(t, status, w.Code, method)
+		require.Equal(t, status == http.StatusOK, user == "42", method)
+	}
+}
+
 // Links within the repository lead to a file and a heading that exist.
 func TestProxiesPage_Links(t *testing.T) {
 	links := regexp.MustCompile(`\]\(([^)\s:]+)\)`).FindAllStringSubmatch(readPage(t, proxiesPage), -1)

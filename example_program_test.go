@@ -31,7 +31,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	mgr, err := sessions.New(sessions.Config{Store: store})
+	mgr, err := sessions.New(sessions.Config{Store: store}) // on HTTPS, with a cookie named __Host-session: see below
 	if err != nil {
 		log.Fatal(err)
 	}

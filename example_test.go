@@ -120,6 +120,29 @@ func ExampleNew_production() {
 	// Output: <nil>
 }
 
+// On HTTPS, a cookie whose name begins with __Host- is the server's own.
+func ExampleCookie() {
+	store := sessiontest.NewMemoryStore()
+	mgr, err := sessions.New(sessions.Config{
+		Store:  store,
+		Cookie: sessions.Cookie{Name: "__Host-session"}, // no subdomain, and nobody on plain HTTP, can plant one
+		Secure: sessions.SecureAlways,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handler := mgr.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		s, _ := sessions.Get(r.Context())
+		_ = s.Set("seen", true)
+	}))
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest("GET", "https://shop.example/", nil))
+	cookie := w.Result().Cookies()[0]
+	cookie.Value = "..."
+	fmt.Println(cookie)
+	// Output: __Host-session=...; Path=/; HttpOnly; Secure; SameSite=Lax
+}
+
 func ExampleManager_Wrap() {
 	mgr := exampleManager(sessiontest.NewMemoryStore())
 	visits := sessions.NewKey[int]("visits")

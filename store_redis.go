@@ -46,6 +46,8 @@ type RedisStore struct {
 // NewRedisStore returns a RedisStore that uses any go-redis client: a Client, a ClusterClient, a Ring, a Sentinel
 // client or an AutoPipeline. It does not connect. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*ConfigError] values.
+//
+// An AutoPipeline does not obey Config.CommitTimeout: only the timeouts of the client below it bound its commands.
 func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error) {
 	bad := check.Mistakes{New: configError}
 	if check.IsNil(rdb) {
