@@ -42,7 +42,7 @@
 //
 // [RedisStore] keeps sessions in Redis or Valkey, one string key per session, named by the hash of the token. Parallel
 // requests lose no changes, a destroyed session stays destroyed, and every key gets its TTL from the command that
-// writes it.
+// writes it. A failover of open-source Redis may lose an acknowledged write, such as a logout.
 //
 // [DualStore] combines two stores while you move; see below.
 //

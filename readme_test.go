@@ -163,6 +163,23 @@ func TestReadmePromises(t *testing.T) {
 	}
 }
 
+// A promise that has exceptions names them in its own row.
+func TestReadmePromises_Exceptions(t *testing.T) {
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^(\\|.*)`(TestP[0-9]{2})` \\|$").FindAllStringSubmatch(readPage(t, "README.md"), -1) {
+		rows[m[2]] = m[1]
+	}
+	for promise, exceptions := range map[string][]string{
+		"TestP04": {"after the first byte"}, "TestP05": {"after the first byte"}, "TestP06": {"sealed cookie"},
+		"TestP07": {"Sealed cookies", "failover"}, "TestP08": {"Sealed cookies", "failover", "relay token", "AbsoluteTimeout"},
+		"TestP12": {"DangerouslyNeverSecure"}, "TestP14": {"without its keys"}, "TestP15": {"gaps"}, "TestP17": {"ignore"}, "TestP18": {"first byte"},
+	} {
+		for _, e := range exceptions {
+			require.Contains(t, rows[promise], e, promise)
+		}
+	}
+}
+
 // The 33 cases that any session library must pass are tested under the promises. The names end in their numbers.
 func TestBehaviours_AreAllTested(t *testing.T) {
 	names, err := filepath.Glob("*_test.go")
