@@ -16,7 +16,7 @@ import (
 // and its cookies are shorter, because they are encoded in base64 once and not twice.
 //
 // Nonces are 192 random bits, so one secret may seal 2^80 cookies, more than any program can; plain AES-GCM would have
-// to stop at 2^32. The rules for secrets are those of [NewSecureCookieCodec]: to rotate a secret takes two deploys, and
+// to stop at 2^32. The rules for secrets are those of [NewSecureCookieCodec]: rotating a secret takes two deploys, and
 // each program has a secret of its own. Both codecs may use the same secrets, because they derive different keys. To
 // change codecs, use [Codecs].
 func NewAEADCodec(secrets ...[]byte) (Codec, error) {

@@ -24,7 +24,7 @@ type Cookie struct {
 	_ [0]func()
 
 	// Name is the name of the cookie. Default "session". On HTTPS, use "__Host-session": then no subdomain, no sibling
-	// and nobody on plain HTTP can plant another cookie under this name. Choose it before you start, because to change
+	// and nobody on plain HTTP can plant another cookie under this name. Choose it before you start, because changing
 	// it later logs everyone out.
 	//
 	// Browsers accept the prefix "__Host-" only with Secure, Path "/" and no Domain, and the prefix "__Secure-" only with
