@@ -1067,6 +1067,10 @@ func TestP10_ATokenBelongsToItsCookieName(t *testing.T) {
 					})
 				}
 			}
+		})
+	}
+}
+
 // http.MaxBytesReader closes the connection of a client that sends too much, if its writer is that of net/http: no other
 // one can be told. So http.MaxBytesHandler belongs outside of Wrap.
 func TestMaxBytesHandlerBelongsOutside(t *testing.T) {

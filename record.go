@@ -275,8 +275,10 @@ const (
 	flagSecure
 	flagRevoked
 	flagCustomIdle
+	_ // free
 	flagShortened
-	flagsEnd
+
+	flagsKnown = flagPersistent | flagSecure | flagRevoked | flagCustomIdle | flagShortened
 
 	flagsRenewed = flagRevoked | flagPersistent // free for this use, because a tombstone has no cookie
 )
@@ -412,7 +414,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 	}
 	flags := digitValue[header[headerLength-1]]
 	idle := number(1)
-	if len(marks)%markLength != 0 || flags >= flagsEnd || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 || flags&flagRevoked != 0 && flags > flagsRenewed {
+	if len(marks)%markLength != 0 || flags&^flagsKnown != 0 || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 || flags&flagRevoked != 0 && flags > flagsRenewed {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)

@@ -124,7 +124,7 @@ func TestHeaderLayoutIsThatOfTheScripts(t *testing.T) {
 	require.Equal(t, "3", lua(string(stone.appendStored(nil)), 63, 63))
 	stone.Renewed = true
 	require.Equal(t, "4", lua(string(stone.appendStored(nil)), 63, 63))
-	for flag := range flagsEnd {
+	for flag := range flagsKnown + 1 {
 		o := r.clone()
 		o.Persistent, o.Secure, o.CustomIdle = flag&flagPersistent != 0, flag&flagSecure != 0, flag&flagCustomIdle != 0
 		require.NotContains(t, "34", lua(string(o.appendStored(nil)), 63, 63))
@@ -155,7 +155,10 @@ func TestP10_ShapeOfAToken(t *testing.T) {
 }
 
 func TestRecordRoundTrip(t *testing.T) {
-	for f := range flagsEnd {
+	for f := range flagsKnown + 1 {
+		if f&^flagsKnown != 0 {
+			continue
+		}
 		r := testRecord("a", "", "日本", "q\"\\\n", "<&>", "\u2028\x7f", "__proto__")
 		r.Persistent, r.Secure, r.Revoked, r.CustomIdle = f&flagPersistent != 0, f&flagSecure != 0, f&flagRevoked != 0, f&flagCustomIdle != 0
 		r.shortened = f&flagShortened != 0
@@ -241,7 +244,7 @@ func TestP13_RecordsThatAreNotOurs(t *testing.T) {
 		"digit outside ASCII": number(40, "\xff"),
 		"version 0":           number(25, "---------"), // which means "new" to a store: it would never be written
 		"flags":               number(62, "z"),
-		"flag of later":       number(62, "V"),
+		"flag of later":       number(62, "F"),
 		"mark too short":      strings.Replace(good, `",{`, `abcde",{`, 1),
 		"id with quote":       number(7, `"`),
 		"id with newline":     number(7, "\n"),

@@ -80,7 +80,7 @@ return 1
 
 // Touch extends the expiry of a record, in the record and of the key, and does not change the values. It also sets the
 // idle timeout from which the expiry was computed: a reader with another timeout needs both to find when the session
-// was last used. If that shortens the idle timeout, a flag says so: it is 16, added to the digit of the others.
+// was last used. If that shortens the idle timeout, a flag says so: it is 32, added to the digit of the others.
 //
 //	KEYS[1]  the session
 //	ARGV[1]  the version that the key must have
@@ -97,7 +97,7 @@ if current:sub(26, 34) ~= ARGV[1] then return 2 end
 local digit = current:sub(63, 63)
 if ARGV[3]:sub(1, 7) < current:sub(42, 48) then
   local at = ('-0123456789A'):find(digit, 1, true)
-  if at then digit = ('FGHIJKLMNOPQ'):sub(at, at) end
+  if at then digit = ('VWXYZ_abcdef'):sub(at, at) end
 end
 local record = current:sub(1, 41) .. ARGV[3] .. current:sub(56, 62) .. digit .. current:sub(64)
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])

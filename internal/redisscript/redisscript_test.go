@@ -92,8 +92,8 @@ func TestTouch(t *testing.T) {
 		after       string
 	}{
 		{"nothing there", "", redisscript.Missing, ""},
-		{"same version", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "F", "mark-1", `"a":1`)},
-		{"shortened before", record("version..", "idle...", "expires", "Q", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "Q", "mark-1", `"a":1`)},
+		{"same version", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "V", "mark-1", `"a":1`)},
+		{"shortened before", record("version..", "idle...", "expires", "f", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "f", "mark-1", `"a":1`)},
 		{"not shortened", record("version..", "IDLE...", "expires", "A", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "A", "mark-1", `"a":1`)},
 		{"lengthened", record("version..", "-DLE...", "expires", "2", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "2", "mark-1", `"a":1`)},
 		{"newer", record("newer....", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
