@@ -95,6 +95,13 @@ func touchDue(rec *Record, now time.Time) bool {
 	return rec.Expires.Before(rec.Deadline) && (used >= worth || used <= -worth)
 }
 
+// endsSoon reports whether a touch is due that must not wait for the commit: less than half of the idle timeout is left,
+// and the request might run across its end. A request that runs for less than half of the idle timeout never does, then,
+// and a request that writes costs one more command only if the session was not used for half of it.
+func endsSoon(rec *Record, now time.Time) bool {
+	return touchDue(rec, now) && rec.Expires.Sub(now) < rec.Idle/2
+}
+
 // BeforeResponse commits before the first byte. It implements respwriter.Hooks.
 func (r *request) BeforeResponse(hijack bool) error {
 	r.mu.Lock()
@@ -504,25 +511,38 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
+// touchAtLoad makes the touch that must not wait for the commit; see endsSoon. The expiry counts as extended if that is all:
+// if the client must be told something as well, the commit touches again, because the session may have ended meanwhile.
+func (r *request) touchAtLoad(ctx context.Context, s *session) {
+	m, now := r.m, r.m.limits.now()
+	if m.atClient || !endsSoon(s.rec, now) { // what the client holds does not end while the request runs
+		return
+	}
+	next := *s.rec
+	m.limits.slide(&next, now)
+	bounded, cancel := context.WithTimeout(ctx, m.commitTimeout)
+	defer cancel()
+	switch token, err := m.touch(bounded, &next); {
+	case err != nil:
+		s.touchFailed = ctx.Err() == nil // not if the caller has given up: the commit has its own time
+	case token == s.rec.presents() && !s.rec.Persistent: // a persistent cookie is sent again
+		s.rec.Expires, s.rec.Idle = next.Expires, next.Idle
+	}
+}
+
 // touch extends the expiry. Its failure does not fail a request that only reads: the session is still there.
 func (c *change) touch(ctx context.Context, now time.Time, token string, https bool) (newToken string, slid bool) {
 	if c.late && token != c.rec.Token {
 		return token, false // the client holds the record, and can no longer be sent another
 	}
-	start := c.r.m.clock()
 	next := *c.rec
 	c.r.m.limits.slide(&next, now)
 	next.Secure = next.Secure || https // only a sealed record keeps this, as it is sent again
-	newToken, err := c.r.m.store.Touch(ctx, c.r.m.cookie.Name, &next)
+	newToken, err := c.r.m.touch(ctx, &next)
 	if err != nil {
 		c.s.mu.Lock()
 		c.s.touchFailed = true
 		c.s.mu.Unlock()
-		if !errors.Is(err, ErrGone) {
-			c.failed(ctx, EventTouch, c.rec.ID, err)
-		} else {
-			c.r.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeGone, SessionID: c.rec.ID, Store: c.r.m.storeName, Duration: c.r.m.since(start)})
-		}
 		return token, false
 	}
 	c.rec.Expires, c.rec.Idle = next.Expires, next.Idle
@@ -530,8 +550,21 @@ func (c *change) touch(ctx context.Context, now time.Time, token string, https b
 		c.rec.Secure = next.Secure
 	}
 	c.rec.presentedAs(newToken)
-	c.r.m.emit(ctx, Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: c.rec.ID, Store: c.r.m.storeName, Duration: c.r.m.since(start)})
 	return newToken, true
+}
+
+// touch writes the expiry of a record, and returns what the client presents for it from now on.
+func (m *Manager) touch(ctx context.Context, rec *Record) (token string, err error) {
+	start := m.clock()
+	token, err = m.store.Touch(ctx, m.cookie.Name, rec)
+	e := Event{Kind: EventTouch, Outcome: OutcomeTouched, SessionID: rec.ID, Store: m.storeName, Duration: m.since(start)}
+	if err != nil {
+		if e.Outcome = failure(err); e.Outcome != OutcomeGone {
+			e.Err = err
+		}
+	}
+	m.emit(ctx, e)
+	return token, err
 }
 
 // destroy ends a session in the store. If a parallel request has renewed the session, it lives on under a token that
@@ -601,15 +634,19 @@ func (c *change) write(ctx context.Context, kind EventKind, done Outcome, rec *R
 
 // failed emits the event for an error and returns the error.
 func (c *change) failed(ctx context.Context, kind EventKind, id string, err error) error {
-	outcome := OutcomeError
+	c.r.m.emit(ctx, Event{Kind: kind, Outcome: failure(err), SessionID: id, Store: c.r.m.storeName, Err: err})
+	return err
+}
+
+// failure returns the outcome that an error is.
+func failure(err error) Outcome {
 	switch {
 	case errors.Is(err, ErrGone):
-		outcome = OutcomeGone
+		return OutcomeGone
 	case errors.Is(err, ErrTooLarge):
-		outcome = OutcomeTooLarge
+		return OutcomeTooLarge
 	}
-	c.r.m.emit(ctx, Event{Kind: kind, Outcome: outcome, SessionID: id, Store: c.r.m.storeName, Err: err})
-	return err
+	return OutcomeError
 }
 
 func (c *change) tooLate(what string) {

@@ -251,6 +251,8 @@ func (r *request) session(ctx context.Context) (Session, error) {
 	l.session = session{limits: &r.m.limits, response: r, rec: rec, stored: rec != nil, isNew: rec == nil}
 	if rec == nil {
 		l.session.rec = r.m.limits.newRecord(r.m.limits.now())
+	} else {
+		r.touchAtLoad(&l.ctx, &l.session)
 	}
 	r.s = &l.session
 	return r.s, nil

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/redistest"
 	"handover.example/sessions/sessiontest"
 )
 
@@ -1089,6 +1090,318 @@ func TestP03_AnExpiryTooFarAheadSlides(t *testing.T) {
 		require.Equal(t, "42", b.get("user"))
 		time.Sleep(time.Hour)
 		require.Equal(t, "", b.get("user"))
+	})
+}
+
+// lifetimeStores are the kinds of stores whose sessions must outlive a request that began while they were alive. They work
+// in synctest.
+func lifetimeStores(t *testing.T, test func(t *testing.T, server bool, store sessions.Store)) {
+	for _, sc := range []storeCase{memoryStore, cookieStore} {
+		t.Run(sc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, sc.server, sc.make(t)) })
+		})
+	}
+	for _, cookie := range []bool{true, false} {
+		for _, phase := range dualPhases {
+			t.Run(fmt.Sprintf("%v, from a cookie: %v", phase, cookie), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					test(t, !cookie || phase >= sessions.DualReadNew, newPair(t, cookie, sessiontest.NewMemoryStore()).dual(t, phase))
+				})
+			})
+		}
+	}
+}
+
+// Use counts from when a request begins: one that begins while its session is alive, and runs across the end of the idle
+// timeout, finds the session alive when it commits, and leaves it so.
+func TestP03_ARequestRunsAcrossTheIdleTimeout(t *testing.T) {
+	const idle = time.Hour
+	for role, fn := range map[string]func(sessions.Session){
+		"reads":    noop,
+		"writes":   func(s sessions.Session) { addCount(s) },
+		"renews":   func(s sessions.Session) { s.Renew(); addCount(s) },
+		"destroys": func(s sessions.Session) { s.Destroy() },
+	} {
+		for _, c := range []struct{ away, runs time.Duration }{
+			{idle * 8 / 10, idle * 4 / 10},
+			{idle * 55 / 100, idle * 99 / 100},
+			{idle - time.Millisecond, idle / 2},
+			{idle / 2, idle/2 - time.Millisecond},
+		} {
+			t.Run(fmt.Sprintf("%s, away for %v, runs for %v", role, c.away, c.runs), func(t *testing.T) {
+				lifetimeStores(t, func(t *testing.T, server bool, store sessions.Store) {
+					b := newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout = idle }).browser()
+					b.login("alice")
+					old := b.cookie()
+					time.Sleep(c.away)
+					r := b.try(func(s sessions.Session) {
+						user, _ := dualUser.Get(s)
+						require.Equal(t, "alice", user)
+						fn(s)
+						time.Sleep(c.runs)
+						if server && role == "reads" {
+							require.Equal(t, "alice", b.clone().user(), "for other requests as well")
+						}
+					})
+					require.Equal(t, http.StatusOK, r.status, r.body)
+					time.Sleep(idle - time.Second)
+					if role == "destroys" {
+						require.Empty(t, b.user())
+						if server {
+							require.Empty(t, b.clone().hold(old).user())
+						}
+						return
+					}
+					require.Equal(t, "alice", b.user())
+					if role != "reads" {
+						require.Equal(t, 1, b.count())
+					}
+				})
+			})
+		}
+	}
+}
+
+// On a real Redis, the key is still there.
+func TestP03_ARequestRunsAcrossTheIdleTimeoutOnRedis(t *testing.T) {
+	t.Parallel()
+	rdb := redistest.Start(t).Client(t)
+	checkTTLs(t, rdb)
+	const idle = 2 * time.Second
+	s := newSite(t, redisStoreOver(t, rdb), func(cfg *sessions.Config) { cfg.IdleTimeout = idle })
+	for role, fn := range map[string]func(sessions.Session){"reads": noop, "writes": addCount, "renews": sessions.Session.Renew} {
+		t.Run(role, func(t *testing.T) {
+			b := s.browser()
+			b.login("alice")
+			key := "session:" + b.id()
+			left := func() time.Duration {
+				ttl, err := rdb.PTTL(t.Context(), key).Result()
+				require.NoError(t, err)
+				return ttl
+			}
+			require.Eventually(t, func() bool { return left() < idle*4/10 }, waitLimit, 5*time.Millisecond)
+			ends := time.Now().Add(left())
+			r := b.try(func(s sessions.Session) {
+				fn(s)
+				require.Eventually(t, func() bool { return time.Now().After(ends) }, waitLimit, 5*time.Millisecond)
+			})
+			require.Equal(t, http.StatusOK, r.status, r.body)
+			require.Equal(t, "alice", b.user())
+		})
+	}
+}
+
+// A touch at the load takes the place of the one at the commit, and only a request that begins in the second half of the
+// idle timeout makes one.
+func TestP03_TouchesAtTheLoad(t *testing.T) {
+	const idle = 8 * time.Hour
+	for _, c := range []struct {
+		away, runs     time.Duration
+		fn             func(sessions.Session)
+		touches, saves int64
+	}{
+		{idle / 2, 0, noop, 1, 0},
+		{idle / 2, 0, addCount, 0, 1},
+		{idle/2 + time.Millisecond, 0, noop, 1, 0},
+		{idle/2 + time.Millisecond, 0, addCount, 1, 1},
+		{idle/2 + time.Millisecond, idle/8 - time.Millisecond, noop, 1, 0},
+		{idle/2 + time.Millisecond, idle / 8, noop, 2, 0},
+		{idle - time.Millisecond, 0, func(s sessions.Session) { s.Renew() }, 1, 2},
+		{idle - time.Millisecond, 0, func(s sessions.Session) { s.Destroy() }, 1, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+			s := newSite(t, spy, func(cfg *sessions.Config) { cfg.IdleTimeout = idle })
+			b := s.browser()
+			b.set("user", 42)
+			spy.reset()
+			s.events.reset()
+			time.Sleep(c.away)
+			b.use(func(s sessions.Session) {
+				c.fn(s)
+				time.Sleep(c.runs)
+			})
+			require.Equal(t, c.touches, spy.touches.Load(), "%+v", c)
+			require.Equal(t, c.saves, spy.saves.Load(), "%+v", c)
+			require.Len(t, s.events.with(sessions.OutcomeTouched), int(c.touches))
+			b.use(noop)
+			require.Equal(t, c.touches, spy.touches.Load(), "%+v", c)
+		})
+	}
+}
+
+// A session that no touch can extend is not touched, however near its end is.
+func TestP03_NoTouchAtTheDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		b := newSite(t, spy, func(cfg *sessions.Config) { cfg.IdleTimeout, cfg.AbsoluteTimeout = time.Hour, 90*time.Minute }).browser()
+		b.set("user", 42)
+		time.Sleep(45 * time.Minute)
+		b.use(noop)
+		require.EqualValues(t, 1, spy.touches.Load())
+		for range 44 {
+			time.Sleep(time.Minute)
+			require.Equal(t, "42", b.get("user"))
+		}
+		require.EqualValues(t, 1, spy.touches.Load())
+	})
+}
+
+// A short lifetime of one session counts, not that of all.
+func TestP03_AShortLifetimeRunsAcrossItsEnd(t *testing.T) {
+	lifetimeStores(t, func(t *testing.T, _ bool, store sessions.Store) {
+		b := newSite(t, store).browser()
+		b.use(func(s sessions.Session) {
+			s.SetLifetime(time.Minute, true)
+			_ = dualUser.Set(s, "alice")
+		})
+		for range 5 {
+			time.Sleep(48 * time.Second)
+			b.use(func(s sessions.Session) {
+				addCount(s)
+				time.Sleep(24 * time.Second)
+			})
+		}
+		require.Equal(t, "alice", b.user())
+		require.Equal(t, 5, b.count())
+	})
+}
+
+// A touch at the load that fails is no reason to fail, and is not tried again: the store may be down. If it was only that
+// the caller had given up, the commit makes it.
+func TestP14_ATouchAtTheLoadThatFails(t *testing.T) {
+	const idle = time.Hour
+	begin := func(t *testing.T) (*spyStore, *site, *browser) {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		s := newSite(t, spy, func(cfg *sessions.Config) { cfg.IdleTimeout = idle })
+		b := s.browser()
+		b.login("alice")
+		time.Sleep(idle * 8 / 10)
+		return spy, s, b
+	}
+	t.Run("the store is down", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			spy, s, b := begin(t)
+			spy.fail("touch")
+			require.Equal(t, "alice", b.user())
+			require.EqualValues(t, 1, spy.touches.Load())
+			require.Len(t, s.events.with(sessions.OutcomeError), 1)
+			b.use(addCount)
+			require.Equal(t, 1, b.count(), "a change extends it")
+		})
+	})
+	t.Run("the store hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			spy, _, b := begin(t)
+			spy.before(func(ctx context.Context, op string, _ *sessions.Record) error {
+				if op != "touch" {
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			})
+			start := time.Now()
+			require.Equal(t, "alice", b.user())
+			require.Equal(t, 5*time.Second, time.Since(start), "CommitTimeout")
+			require.EqualValues(t, 1, spy.touches.Load())
+		})
+	})
+	t.Run("the caller gives up", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			spy, s, b := begin(t)
+			spy.before(func(ctx context.Context, op string, _ *sessions.Record) error {
+				if op == "touch" && spy.touches.Load() == 1 {
+					<-ctx.Done()
+					return ctx.Err()
+				}
+				return nil
+			})
+			r := b.do(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				s, err := sessions.Get(ctx)
+				require.NoError(t, err, "it was loaded")
+				require.Equal(t, time.Second, time.Since(start))
+				user, _ := dualUser.Get(s)
+				require.Equal(t, "alice", user)
+			})
+			require.Equal(t, http.StatusOK, r.status)
+			require.EqualValues(t, 2, spy.touches.Load())
+			require.Len(t, s.events.with(sessions.OutcomeTouched), 1)
+		})
+	})
+	t.Run("it was ended meanwhile", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			spy, s, b := begin(t)
+			other := b.clone()
+			spy.before(func(_ context.Context, op string, _ *sessions.Record) error {
+				if op == "touch" {
+					spy.before(nil)
+					other.use(func(s sessions.Session) { s.Destroy() })
+				}
+				return nil
+			})
+			r := b.use(noop)
+			require.Nil(t, r.setCookie("session"))
+			require.EqualValues(t, 2, spy.touches.Load(), "of each request one")
+			require.NotEmpty(t, s.events.with(sessions.OutcomeGone))
+			require.Empty(t, b.user())
+		})
+	})
+}
+
+// A logout while a request runs that has touched its session at the load: the client gets no cookie of it again, neither
+// that of the old session nor a new seal of it.
+func TestP08_LogoutAfterATouchAtTheLoad(t *testing.T) {
+	lifetimeStores(t, func(t *testing.T, server bool, store sessions.Store) {
+		if !server {
+			t.Skip("the client holds the state: this is a stated limit of a sealed cookie")
+		}
+		for _, persistent := range []bool{false, true} {
+			for end, fn := range map[string]func(sessions.Session){"destroyed": sessions.Session.Destroy, "renewed": sessions.Session.Renew} {
+				b := newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour }).browser()
+				b.use(func(s sessions.Session) {
+					s.SetLifetime(0, persistent)
+					_ = dualUser.Set(s, "alice")
+				})
+				other := b.clone()
+				time.Sleep(50 * time.Minute)
+				r := b.use(func(s sessions.Session) { other.use(fn) })
+				require.Nil(t, r.setCookie("session"), "%s, persistent: %v", end, persistent)
+			}
+		}
+	})
+}
+
+// Requests of one session that load at once touch it at once, and all of them find it.
+func TestP03_ManyRequestsTouchAtTheLoad(t *testing.T) {
+	lifetimeStores(t, func(t *testing.T, server bool, store sessions.Store) {
+		s := newSite(t, store, func(cfg *sessions.Config) { cfg.IdleTimeout = time.Hour })
+		b := s.browser()
+		b.login("alice")
+		time.Sleep(48 * time.Minute)
+		var wg sync.WaitGroup
+		for i := range 20 {
+			c := b.clone()
+			wg.Go(func() {
+				r := c.try(func(s sessions.Session) {
+					if i%2 == 0 {
+						addCount(s)
+					}
+					time.Sleep(24 * time.Minute)
+				})
+				if r.status != http.StatusOK {
+					t.Errorf("%d: %s", r.status, r.body)
+				}
+			})
+		}
+		wg.Wait()
+		if server {
+			require.Equal(t, "alice", b.user())
+			require.Equal(t, 10, b.count())
+		}
+		require.Empty(t, s.events.with(sessions.OutcomeGone))
 	})
 }
 
