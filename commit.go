@@ -27,8 +27,8 @@ const renewalGrace = 5 * time.Second
 // touchShare is the inverse of the part of the idle timeout that must have passed before extending it is worth a write.
 const touchShare = 8
 
-// maxTouchWait is how long a session is in use at most before it is touched, however long its idle timeout. Browsers keep
-// a cookie for 400 days; a persistent one must be sent again well before.
+// maxTouchWait is how long a session is in use at most before it is touched, however long its idle timeout, and before a
+// persistent cookie that does not reach the deadline is sent again.
 const maxTouchWait = 30 * 24 * time.Hour
 
 // pending is what a session still has to write. A commit takes all of it.
@@ -281,7 +281,8 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	if c.resend {
 		token = c.rec.presents()
 	}
-	slid := false // the expiry of a persistent cookie must move as well
+	due := cookieDue(c.rec, now)
+	slid := false
 	switch step {
 	case stepTooLate:
 		if !c.late {
@@ -297,11 +298,9 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	case stepCreate:
 		c.rec.Secure = https || c.r.client.secure // client.secure: after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)
-		slid = true
 	case stepRenew:
 		c.rec.Secure = c.rec.Secure || https
 		token, err = c.renewToken(ctx, now)
-		slid = true
 	case stepSave:
 		c.rec.Secure = c.rec.Secure || https
 		token, err = c.save(ctx, now)
@@ -312,14 +311,14 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	if err != nil {
 		return "", err
 	}
-	return c.cookieLine(ctx, now, token, slid)
+	return c.cookieLine(ctx, now, token, slid && due)
 }
 
 // errAnswered fails the response of a request whose deadline has passed.
 var errAnswered = fmt.Errorf("sessions: nothing was stored: the client could no longer be given its token: %w", context.DeadlineExceeded)
 
-// cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it.
-func (c *change) cookieLine(ctx context.Context, now time.Time, token string, slid bool) (string, error) {
+// cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it and need not get it again.
+func (c *change) cookieLine(ctx context.Context, now time.Time, token string, again bool) (string, error) {
 	m, client := c.r.m, c.r.client
 	if c.forget && client.sent && !c.late {
 		c.deleteElsewhere()
@@ -334,7 +333,7 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, sl
 		return m.cookie.header("", -1, secure), nil
 	}
 	same := token == client.token && c.rec.Persistent == client.persistent && c.rec.Secure == client.secure
-	if same && !(slid && c.rec.Persistent) {
+	if same && !(again && c.rec.Persistent) {
 		return "", nil
 	}
 	if c.late {
@@ -363,7 +362,7 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, sl
 	}
 	switch {
 	case c.rec.Persistent:
-		return m.cookie.header(token, max(time.Second, c.rec.Expires.Sub(now)), secure), nil
+		return m.cookie.header(token, m.cookieAge(c.rec, now), secure), nil
 	case secure:
 		return m.cookie.withValue(m.secureLine, token), nil
 	}
@@ -383,6 +382,27 @@ func (c *change) deleteElsewhere() {
 	for _, scope := range scopes[1:] {
 		client.others.deletions = append(client.others.deletions, scope.header("", -1, c.r.useSecure(client.secure)))
 	}
+}
+
+// cookieAge returns the Max-Age of a persistent cookie. It reaches the deadline, because the server ends the session
+// before, and a slide must not need a new cookie: a gateway may drop it. Where only the client has the record, the new
+// expiry is in the new cookie anyway.
+func (m *Manager) cookieAge(rec *Record, now time.Time) time.Duration {
+	ends := rec.Deadline
+	if m.atClient {
+		ends = rec.Expires
+	}
+	return min(max(time.Second, ends.Sub(now)), maxCookieAge)
+}
+
+// cookieDue reports whether a persistent cookie must be sent again when its session slides: at the first slide in each
+// maxTouchWait, unless the one that was sent in the period of the last use reaches the deadline; and each time if the client
+// presents something other than the token, such as a cookie of another library, which may have any Max-Age.
+func cookieDue(rec *Record, now time.Time) bool {
+	used := rec.Expires.Add(-rec.Idle)
+	period := func(at time.Time) time.Duration { return at.Sub(rec.Created) / maxTouchWait }
+	ends := rec.Deadline.Sub(used) <= maxCookieAge-maxTouchWait
+	return rec.Persistent && (rec.Presented != "" || !ends && period(used) != period(now))
 }
 
 type tooLargeError struct{ bytes int }
@@ -525,7 +545,7 @@ func (r *request) touchAtLoad(ctx context.Context, s *session) {
 	switch token, err := m.touch(bounded, &next); {
 	case err != nil:
 		s.touchFailed = ctx.Err() == nil // not if the caller has given up: the commit has its own time
-	case token == s.rec.presents() && !s.rec.Persistent: // a persistent cookie is sent again
+	case token == s.rec.presents() && !cookieDue(s.rec, now):
 		s.rec.Expires, s.rec.Idle = next.Expires, next.Idle
 	}
 }

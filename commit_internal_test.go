@@ -57,3 +57,31 @@ func TestPlan(t *testing.T) {
 		require.Equal(t, c.want, c.pending.plan(rested(0, "k"), c.at, now), c.name)
 	}
 }
+
+func TestCookieDue(t *testing.T) {
+	const day = 24 * time.Hour
+	born := time.UnixMilli(4102440000000)
+	for _, c := range []struct {
+		name         string
+		used, now    time.Duration // since the session began
+		ends         time.Duration
+		other, plain bool // the client presents something else; the cookie is not persistent
+		want         bool
+	}{
+		{"until the deadline", 13 * day, 14 * day, 15 * day, false, false, false},
+		{"until the deadline, in the next month", 29 * day, 31 * day, 300 * day, false, false, false},
+		{"longer than a cookie, in the same month", 30 * day, 60*day - 1, 800 * day, false, false, false},
+		{"longer than a cookie, in the next month", 60*day - 1, 60 * day, 800 * day, false, false, true},
+		{"longer than a cookie, months later", 0, 250 * day, 800 * day, false, false, true},
+		{"near the deadline", 430 * day, 460 * day, 800 * day, false, false, false},
+		{"not near enough", 430*day - 1, 460 * day, 800 * day, false, false, true},
+		{"another library's cookie", day, 2 * day, 15 * day, true, false, true},
+		{"not persistent", 0, 250 * day, 800 * day, true, true, false},
+	} {
+		rec := &Record{Created: born, Idle: 10 * day, Expires: born.Add(c.used + 10*day), Deadline: born.Add(c.ends), Persistent: !c.plain}
+		if c.other {
+			rec.Presented = "something else"
+		}
+		require.Equal(t, c.want, cookieDue(rec, born.Add(c.now)), c.name)
+	}
+}

@@ -182,6 +182,9 @@ func fitsCookie(value string) bool {
 	return true
 }
 
+// maxCookieAge is how long browsers keep a cookie (RFC 6265bis, section 5.5).
+const maxCookieAge = 400 * 24 * time.Hour
+
 // header returns the value of the Set-Cookie header. With a zero maxAge the cookie lasts until the browser closes; a
 // negative one deletes it.
 func (c Cookie) header(value string, maxAge time.Duration, secure bool) string {

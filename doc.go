@@ -73,7 +73,8 @@
 // A session ends after Config.IdleTimeout without use (default 24 hours), and in any case Config.AbsoluteTimeout after
 // it began (default 14 days). Use extends the idle timeout, with at most one write per eighth of the timeout. The
 // cookie has no Max-Age: the browser drops it when it closes, and the server ends the session either way.
-// [Session.SetLifetime] gives one session its own idle timeout and, if asked, a persistent cookie.
+// [Session.SetLifetime] gives one session its own idle timeout and, if asked, a persistent cookie, which lasts as long as
+// the session can.
 //
 // # Security
 //

@@ -56,6 +56,10 @@ type Session interface {
 	// SetLifetime sets the idle timeout of this session, replacing Config.IdleTimeout, and whether its cookie outlives
 	// the browser. Both are stored with the session, and the absolute timeout still applies. An idle of zero restores
 	// Config.IdleTimeout; a negative one, or one below a millisecond, ends the session with this request.
+	//
+	// Browsers keep a cookie for 400 days, which is the longest idle timeout of a session with a persistent one. With a
+	// [CookieStore], the cookie lasts for one idle timeout, and each use sends another. With any other store it lasts
+	// until the absolute timeout, the server enforces the idle timeout, and it is sent again only if it must be.
 	SetLifetime(idle time.Duration, persistent bool)
 	// Renew gives the session a new token when it is written, and ends the old token in the same commit. The values
 	// stay. Call Renew when the user's privileges change, such as at login, so that a token planted before is worthless
@@ -140,18 +144,28 @@ func (l *limits) newRecord(now time.Time) *Record {
 // slide extends a session that is in use by the current idle timeout.
 func (l *limits) slide(r *Record, now time.Time) {
 	if !r.CustomIdle {
-		r.Idle = l.idle
+		r.Idle = l.longestIdle(r)
 	}
 	r.slide(now)
+}
+
+// longestIdle returns the idle timeout that a session has, or the longest that it may have if it has its own. One with a
+// persistent cookie is in use at least once while the browser keeps the cookie, or lost.
+func (l *limits) longestIdle(r *Record) time.Duration {
+	longest := l.idle
+	if r.CustomIdle {
+		longest = l.maxIdle
+	}
+	if r.Persistent {
+		longest = min(longest, maxCookieAge)
+	}
+	return longest
 }
 
 // apply applies the Manager's current timeouts to a loaded record, if they are shorter. A longer one takes effect when
 // the session is next written or touched.
 func (l *limits) apply(r *Record, now time.Time) {
-	idle := min(r.Idle, l.idle)
-	if r.CustomIdle {
-		idle = min(r.Idle, l.maxIdle)
-	}
+	idle := min(r.Idle, l.longestIdle(r))
 	switch until := now.Add(idle - idle/touchShare); {
 	case idle >= r.Idle:
 	case r.Expires.Before(r.Deadline): // the deadline with which it was made
@@ -427,13 +441,12 @@ func (s *session) apply(r *Record, o *op, raw string) {
 		r.values, r.index = nil, nil
 	case opLifetime:
 		before := r.Idle
-		r.CustomIdle = o.idle != 0
-		r.Idle = s.limits.idle
+		r.CustomIdle, r.Persistent = o.idle != 0, o.persistent
+		r.Idle = s.limits.longestIdle(r)
 		if r.CustomIdle {
-			r.Idle = min(o.idle, s.limits.maxIdle)
+			r.Idle = min(r.Idle, o.idle)
 		}
 		r.shortened = r.shortened || r.Idle < before
-		r.Persistent = o.persistent
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -273,6 +274,9 @@ func TestSession_SetLifetime(t *testing.T) {
 				{"a hundred years", 100 * 365 * day, true, 14 * day, 14 * 86400},
 				{"longest", math.MaxInt64, true, 14 * day, 14 * 86400},
 			} {
+				if sc.server && c.maxAge > 0 {
+					c.maxAge = 14 * 86400 // until the deadline
+				}
 				t.Run(c.name, func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						b := newSite(t, sc.make(t)).browser()
@@ -308,13 +312,17 @@ func TestSession_SetLifetime(t *testing.T) {
 }
 
 func TestSession_SetLifetimeBackToDefault(t *testing.T) {
-	eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+	eachStore(t, func(t *testing.T, sc storeCase, store sessions.Store) {
 		b := newSite(t, store).browser()
 		r := b.use(func(s sessions.Session) {
 			require.NoError(t, s.Set("user", 42))
 			s.SetLifetime(48*time.Hour, true)
 		})
-		require.InDelta(t, 48*3600, r.setCookie("session").MaxAge, 2)
+		want := 48 * 3600
+		if sc.server {
+			want = 14 * 24 * 3600 // until the deadline
+		}
+		require.InDelta(t, want, r.setCookie("session").MaxAge, 2)
 		r = b.use(func(s sessions.Session) { s.SetLifetime(0, false) })
 		require.NotNil(t, r.setCookie("session"), "the browser must be told")
 		require.Zero(t, r.setCookie("session").MaxAge)
@@ -324,7 +332,7 @@ func TestSession_SetLifetimeBackToDefault(t *testing.T) {
 		// The lifetime goes along with a renewal.
 		b.use(func(s sessions.Session) { s.SetLifetime(48*time.Hour, true) })
 		r = b.use(func(s sessions.Session) { s.Renew() })
-		require.InDelta(t, 48*3600, r.setCookie("session").MaxAge, 2)
+		require.InDelta(t, want, r.setCookie("session").MaxAge, 2)
 	})
 }
 
@@ -945,21 +953,32 @@ func TestP03_OwnLifetime_B19(t *testing.T) {
 					require.NoError(t, s.Set("user", 2))
 					s.SetLifetime(7*24*time.Hour, true)
 				})
-				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge)
+				const day = 24 * 60 * 60
+				client, set := !sc.server, r.setCookie("session")
+				sets := func(r reply, maxAge int) {
+					t.Helper()
+					if client { // the cookie slides along
+						require.Equal(t, maxAge, r.setCookie("session").MaxAge)
+					} else {
+						require.Nil(t, r.setCookie("session"), "it lives as long as the session can")
+					}
+				}
+				if client {
+					require.Equal(t, 7*day, set.MaxAge)
+				} else {
+					require.Equal(t, 14*day, set.MaxAge)
+				}
 				for range 5 {
 					time.Sleep(2 * time.Hour)
 					require.Equal(t, "", plain.get("user"))
 					require.Equal(t, "2", remembered.get("user"))
 				}
-				r = remembered.set("user", 3)
-				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge)
+				sets(remembered.set("user", 3), 7*day)
 				time.Sleep(3 * 24 * time.Hour)
-				r = remembered.use(noop)
-				require.Equal(t, 7*24*60*60, r.setCookie("session").MaxAge, "the cookie slides along")
+				sets(remembered.use(noop), 7*day)
 				time.Sleep(7*24*time.Hour - time.Second)
 				// The deadline of fourteen days is nearer than seven more.
-				r = remembered.use(noop)
-				require.Less(t, r.setCookie("session").MaxAge, 4*24*60*60)
+				sets(remembered.use(noop), 4*day-10*60*60+1)
 				require.Equal(t, "3", remembered.get("user"))
 			})
 		})
@@ -1406,40 +1425,147 @@ func TestP03_ManyRequestsTouchAtTheLoad(t *testing.T) {
 }
 
 // Browsers keep a cookie for 400 days at most, so a persistent one is sent again about once a month, however long its
-// session lives.
+// session lives and however it is used, but no more often: a response that sets it cannot be cached.
 func TestP03_APersistentCookieIsSentAgain(t *testing.T) {
-	const day = 24 * time.Hour
-	for _, sc := range []storeCase{memoryStore, cookieStore} {
-		t.Run(sc.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newSite(t, sc.make(t), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = 30 * 365 * day })
-				b := s.browser()
-				b.use(func(s sessions.Session) {
-					require.NoError(t, s.Set("user", 42))
-					s.SetLifetime(20*365*day, true)
+	const day, year = 24 * time.Hour, 365 * 24 * time.Hour
+	for _, c := range []struct{ idle, absolute, step time.Duration }{
+		{20 * year, 30 * year, 7 * day},
+		{2 * year, 2 * year, 7 * day},
+		{2 * year, 3 * year, 390 * day},
+		{390 * day, 3 * year, day},
+		{200 * day, 3 * year, 160 * day},
+		{200 * day, 3 * year, 23 * day},
+		{60 * day, 3 * year, 20 * day},
+		{30 * day, 2 * year, day},
+		{day, 2 * year, 12 * time.Hour},
+	} {
+		for _, write := range []bool{false, true} {
+			for _, sc := range []storeCase{memoryStore, cookieStore} {
+				t.Run(fmt.Sprintf("%+v/%s, writes: %v", c, sc.name, write), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := newSite(t, sc.make(t), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = c.absolute })
+						b := s.browser()
+						b.use(func(s sessions.Session) {
+							require.NoError(t, s.Set("user", 42))
+							s.SetLifetime(c.idle, true)
+						})
+						born, sent, until := time.Now(), 0, time.Now().Add(400*day)
+						for time.Since(born)+c.step < c.absolute {
+							time.Sleep(c.step)
+							require.True(t, time.Now().Before(until), "the browser still has it, after %v", time.Since(born))
+							r := b.use(func(s sessions.Session) {
+								require.False(t, s.IsNew(), "after %v", time.Since(born))
+								if write {
+									addCount(s)
+								}
+							})
+							if got := r.setCookie("session"); got != nil {
+								sent++
+								require.LessOrEqual(t, got.MaxAge, int((400 * day).Seconds()))
+								until = time.Now().Add(time.Duration(got.MaxAge) * time.Second)
+							}
+						}
+						if sc.server && c.idle < 370*day {
+							require.LessOrEqual(t, sent, int(c.absolute/(30*day)))
+						}
+					})
 				})
-				sent := time.Now()
-				for range 60 {
-					time.Sleep(7 * day)
-					r := b.use(func(s sessions.Session) { require.False(t, s.IsNew()) })
-					if len(r.header["Set-Cookie"]) > 0 {
-						sent = time.Now()
-					}
-					require.Less(t, time.Since(sent), 40*day)
-				}
-			})
-		})
+			}
+		}
 	}
 }
 
-// Max-Age is counted from the commit, and in whole seconds.
-func TestMaxAgeIsTheLifetime(t *testing.T) {
-	for _, idle := range []time.Duration{2 * time.Second, time.Hour, 30 * 24 * time.Hour} {
-		s := newSite(t, memoryStore.make(t), func(cfg *sessions.Config) { cfg.AbsoluteTimeout = 60 * 24 * time.Hour })
-		r := s.browser().use(func(s sessions.Session) {
-			require.NoError(t, s.Set("user", 42))
-			s.SetLifetime(idle, true)
+// Where the server ends the session, a persistent cookie lasts as long as the session can: a gateway that asks a program
+// and drops its Set-Cookie, or a lost response, logs nobody out. In a cookie alone the new expiry is in the new cookie.
+func TestP03_APersistentCookieOutlivesADroppedSetCookie(t *testing.T) {
+	lifetimeStores(t, func(t *testing.T, _ bool, store sessions.Store) {
+		s := newSite(t, store, func(cfg *sessions.Config) { cfg.AbsoluteTimeout = 10 * time.Hour })
+		b := s.browser()
+		r := b.use(func(s sessions.Session) {
+			s.SetLifetime(time.Hour, true)
+			_ = dualUser.Set(s, "alice")
 		})
-		require.Equal(t, int(idle.Seconds()), r.setCookie("session").MaxAge)
+		_, client := store.(*sessions.CookieStore)
+		want := 10 * time.Hour
+		if client {
+			want = time.Hour
+		}
+		require.Equal(t, int(want.Seconds()), r.setCookie("session").MaxAge)
+		d, dual := store.(*sessions.DualStore)
+		holdsAll := client || dual && d.Phase() == sessions.OldOnly && len(b.cookie()) > 30
+		b.client.Jar = dropping{b.client.Jar}
+		for i := range 14 {
+			time.Sleep(40 * time.Minute)
+			if i > 0 && holdsAll {
+				require.Empty(t, b.user())
+				continue
+			}
+			require.Equal(t, "alice", b.user(), "after %d of 40 minutes", i+1)
+		}
+		time.Sleep(time.Hour)
+		require.Empty(t, b.user(), "the idle timeout is the server's")
+	})
+}
+
+// dropping is the cookie jar of a browser behind a gateway that drops Set-Cookie.
+type dropping struct{ http.CookieJar }
+
+func (dropping) SetCookies(*url.URL, []*http.Cookie) {}
+
+// A persistent cookie that reaches the deadline is not sent again by reads, writes and touches, but by what changes it.
+func TestP17_APersistentCookieIsSentWhenItChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newSite(t, sessiontest.NewMemoryStore()).browser()
+		sends := func(want int, fn func(sessions.Session)) {
+			t.Helper()
+			r := b.use(fn)
+			c := r.setCookie("session")
+			if want < 0 {
+				require.Nil(t, c)
+				return
+			}
+			require.NotNil(t, c)
+			require.Equal(t, want, c.MaxAge)
+		}
+		day := 24 * 60 * 60
+		sends(14*day, func(s sessions.Session) {
+			s.SetLifetime(7*24*time.Hour, true)
+			addCount(s)
+		})
+		time.Sleep(24 * time.Hour)
+		sends(-1, noop) // touches
+		sends(-1, addCount)
+		time.Sleep(5 * 24 * time.Hour)
+		sends(-1, noop) // touches at the load
+		sends(-1, func(s sessions.Session) { s.SetLifetime(time.Hour, true) })
+		sends(0, func(s sessions.Session) { s.SetLifetime(time.Hour, false) })
+		sends(-1, addCount)
+		sends(8*day, func(s sessions.Session) { s.SetLifetime(24*time.Hour, true) })
+		sends(8*day, func(s sessions.Session) { s.Renew() })
+		time.Sleep(12 * time.Hour)
+		sends(day*15/2, func(s sessions.Session) { s.Renew() })
+	})
+}
+
+// Max-Age is counted from the commit, and in whole seconds: to the expiry where the client holds the record, and to the
+// deadline elsewhere.
+func TestMaxAgeIsTheLifetime(t *testing.T) {
+	for _, lifetime := range []time.Duration{2 * time.Second, time.Hour, 30 * 24 * time.Hour} {
+		for _, sc := range []storeCase{memoryStore, cookieStore} {
+			s := newSite(t, sc.make(t), func(cfg *sessions.Config) {
+				cfg.AbsoluteTimeout = 60 * 24 * time.Hour
+				if sc.server {
+					cfg.AbsoluteTimeout = lifetime
+				}
+			})
+			r := s.browser().use(func(s sessions.Session) {
+				require.NoError(t, s.Set("user", 42))
+				s.SetLifetime(min(lifetime, time.Hour), true)
+				if !sc.server {
+					s.SetLifetime(lifetime, true)
+				}
+			})
+			require.Equal(t, int(lifetime.Seconds()), r.setCookie("session").MaxAge, sc.name)
+		}
 	}
 }
