@@ -123,8 +123,18 @@ func (r *request) BeforeResponse(hijack bool) error {
 			}
 		}
 	}
-	httpcache.VaryByCookie(r.header())
+	r.markCaching(r.header(), s != nil)
 	return nil
+}
+
+// markCaching sets the headers for caches of a response whose handler has asked for the session: it is for one client if a
+// stored session was loaded.
+func (r *request) markCaching(h http.Header, loaded bool) {
+	if loaded && r.client.token != "" {
+		httpcache.Personal(h)
+	} else {
+		httpcache.VaryByCookie(h)
+	}
 }
 
 func (r *request) header() http.Header { return r.writer.Header() }
@@ -144,7 +154,7 @@ func (r *request) setCookie(line string) {
 
 // Failed responds instead of the handler. It implements respwriter.Hooks.
 func (r *request) Failed(w http.ResponseWriter, err error) {
-	httpcache.VaryByCookie(w.Header())
+	r.markCaching(w.Header(), true) // only a commit fails
 	a := &answered{ResponseWriter: w}
 	r.m.errorHandler(a, r.r, err)
 	if !a.yes {

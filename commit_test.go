@@ -386,7 +386,7 @@ func TestP05_AFailedCommitIsAFailedResponse(t *testing.T) {
 						require.NoError(t, got.err, way.name)
 						require.Equal(t, c.status, got.status, way.name)
 						require.Equal(t, c.body, got.body, way.name)
-						want := http.Header{"X-Outer": {"1", "2"}, "Vary": {"Accept-Encoding", "Cookie"}, "Set-Cookie": {"outer=1"}}
+						want := http.Header{"X-Outer": {"1", "2"}, "Vary": {"Accept-Encoding", "Cookie"}, "Cache-Control": {"private"}, "Set-Cookie": {"outer=1"}}
 						for k := range got.header {
 							switch k {
 							case "Date", "Content-Type", "Content-Length", "X-Content-Type-Options", "Retry-After":
@@ -710,7 +710,7 @@ func TestP17_ASessionCookieIsNeverCached(t *testing.T) {
 					require.Contains(t, found[0].Detail, " set "+c.dropped+" on ")
 				}
 
-				// A session that is only read leaves caching to the handler.
+				// A session that is only read leaves caching to the handler, and is private if the handler says nothing.
 				v.set("n", 1)
 				site.events.reset()
 				got := v.run(func(w http.ResponseWriter, r *http.Request) {
@@ -723,6 +723,11 @@ func TestP17_ASessionCookieIsNeverCached(t *testing.T) {
 				require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
 				for k, values := range c.header {
 					require.Equal(t, values, got.header.Values(k), k)
+				}
+				if len(c.header) == 0 {
+					require.Equal(t, []string{"private"}, got.header.Values("Cache-Control"))
+				} else if c.header["Cache-Control"] == nil {
+					require.NotContains(t, got.header, "Cache-Control")
 				}
 				require.Empty(t, site.events.with(sessions.OutcomeOverridden))
 			})
@@ -791,6 +796,141 @@ func TestP17_VaryOnErrors(t *testing.T) {
 	require.Equal(t, 503, got.status)
 	require.Equal(t, []string{"Cookie"}, got.header.Values("Vary"))
 	require.NotContains(t, got.header, "Set-Cookie")
+}
+
+// A response that was made from a stored session is for one client, unless the handler, or who wraps it, has said what
+// caches may do. One that nobody's session was read for is not.
+func TestP17_PrivateIfASessionWasRead(t *testing.T) {
+	read := func(t *testing.T) http.HandlerFunc {
+		return func(_ http.ResponseWriter, r *http.Request) { _ = value(t, session(t, r), "n") }
+	}
+	then := func(first http.HandlerFunc, rest func(w http.ResponseWriter, r *http.Request)) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { first(w, r); rest(w, r) }
+	}
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	private, none := []string{"private"}, []string(nil)
+	eachProto(t, func(t *testing.T, proto string) {
+		for _, c := range []struct {
+			name    string
+			method  string
+			known   bool // the client has a session
+			outside http.Header
+			step    http.HandlerFunc
+			status  int
+			want    []string // Cache-Control
+			vary    bool
+		}{
+			{"read", "GET", true, nil, read(t), 200, private, true},
+			{"read, HEAD", "HEAD", true, nil, read(t), 200, private, true},
+			{"read, POST", "POST", true, nil, read(t), 200, private, true},
+			{"read, 304", "GET", true, nil, then(read(t), status(304)), 304, private, true},
+			{"read, 404", "GET", true, nil, then(read(t), func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) }), 404, private, true},
+			{"asked for, and nothing read of it", "GET", true, nil, func(_ http.ResponseWriter, r *http.Request) { session(t, r) }, 200, private, true},
+			{"a file with a time", "GET", true, nil, then(read(t), func(w http.ResponseWriter, r *http.Request) {
+				http.ServeContent(w, r, "a.txt", time.Unix(1e9, 0), strings.NewReader("text"))
+			}), 200, private, true},
+			{"written without effect on the cookie", "GET", true, nil, func(_ http.ResponseWriter, r *http.Request) { _ = session(t, r).Set("m", 1) }, 200, private, true},
+			{"the handler says public", "GET", true, nil, then(read(t), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Cache-Control", "public, max-age=60")
+			}), 200, []string{"public, max-age=60"}, true},
+			{"the handler says Expires", "GET", true, nil, then(read(t), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Expires", "0")
+			}), 200, none, true},
+			{"the handler says Pragma", "GET", true, nil, then(read(t), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Pragma", "cache") // net/http turns no-cache into Cache-Control
+			}), 200, none, true},
+			{"the handler says it to a CDN", "GET", true, nil, then(read(t), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["cdn-cache-control"] = []string{"max-age=60"}
+			}), 200, none, true},
+			{"the handler wants none", "GET", true, nil, then(read(t), func(w http.ResponseWriter, _ *http.Request) {
+				w.Header()["Cache-Control"] = nil
+			}), 200, none, true},
+			{"who wraps it says no-cache", "GET", true, http.Header{"Cache-Control": {"no-cache"}}, read(t), 200, []string{"no-cache"}, true},
+			{"Vary of others", "GET", true, http.Header{"Vary": {"Origin"}}, read(t), 200, private, true},
+			{"ended", "GET", true, nil, func(_ http.ResponseWriter, r *http.Request) { session(t, r).Destroy() }, 200, []string{"no-store"}, true},
+			{"never asked for", "GET", true, nil, status(200), 200, none, false},
+			{"asked for after the first byte", "GET", true, nil, then(status(200), read(t)), 200, none, false},
+			{"nobody's", "GET", false, nil, read(t), 200, none, true},
+			{"nobody's, a new one", "GET", false, nil, func(_ http.ResponseWriter, r *http.Request) { _ = session(t, r).Set("n", 1) }, 200, []string{"no-store"}, true},
+			{"nobody's, set and destroyed", "GET", false, nil, func(_ http.ResponseWriter, r *http.Request) {
+				s := session(t, r)
+				_ = s.Set("n", 1)
+				s.Destroy()
+			}, 200, none, true},
+		} {
+			site := newSite(t, sessiontest.NewMemoryStore())
+			v := serve(t, site, proto)
+			if c.known {
+				v.set("n", 1)
+			}
+			if c.outside != nil {
+				outside(site, c.outside)
+				v = &served{serve(t, site, proto).browser, proto, v.log}
+				v.client.Jar = newJar(t)
+				v.set("n", 1)
+			}
+			got := v.method(c.method, c.step)
+			require.NoError(t, got.err, c.name)
+			require.Equal(t, c.status, got.status, c.name)
+			require.Equal(t, c.want, got.header.Values("Cache-Control"), c.name)
+			require.Equal(t, c.vary, strings.Contains(strings.Join(got.header.Values("Vary"), ","), "Cookie"), c.name)
+		}
+	})
+}
+
+// The same for an answer of the ErrorHandler, which may say something else.
+func TestP17_PrivateErrors(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		known bool
+		says  string
+		want  []string
+	}{
+		{"read", true, "", []string{"private"}},
+		{"read, and the handler of errors says no-store", true, "no-store", []string{"no-store"}},
+		{"nobody's", false, "", nil},
+	} {
+		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
+		b := newSite(t, spy, func(cfg *sessions.Config) {
+			cfg.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
+				if c.says != "" {
+					w.Header().Set("Cache-Control", c.says)
+				}
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		}).browser()
+		if c.known {
+			b.set("n", 1)
+		}
+		spy.fail("save")
+		r := b.do(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Cache-Control", "public")
+			_ = session(t, r).Set("n", 2)
+		})
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.Equal(t, c.want, r.header.Values("Cache-Control"), c.name)
+		require.Equal(t, []string{"Cookie"}, r.header.Values("Vary"), c.name)
+	}
+}
+
+// What others do with the headers of one response stays in that response.
+func TestP17_PrivateIsOfOneResponse(t *testing.T) {
+	b := newSite(t, sessiontest.NewMemoryStore()).browser()
+	b.set("n", 1)
+	for range 2 {
+		r := b.do(func(w http.ResponseWriter, r *http.Request) {
+			_ = value(t, session(t, r), "n")
+			w.WriteHeader(200)
+			for _, name := range []string{"Cache-Control", "Vary"} { // as an outer writer may that sends them later
+				w.Header()[name] = append(w.Header()[name], "more")
+				w.Header()[name][0] += "?"
+			}
+		})
+		require.Equal(t, []string{"private"}, r.header["Cache-Control"])
+		require.Equal(t, []string{"Cookie"}, r.header["Vary"])
+	}
 }
 
 func TestP18_PanicsCommitNothing(t *testing.T) {

@@ -350,6 +350,7 @@ func TestEdge_ReverseProxy(t *testing.T) {
 			_ = res.Body.Close()
 			require.Equal(t, http.StatusOK, res.StatusCode)
 			require.NotEmpty(t, token)
+			require.Equal(t, []string{"private"}, res.Header.Values("Cache-Control"), "the edge has read a session for it")
 			if i == 0 {
 				require.Equal(t, []string{"0:" + token + ":the body"}, nw.take())
 			} else {

@@ -38,6 +38,31 @@ func VaryByCookie(h http.Header) {
 	h["Vary"] = append(h["Vary"], "Cookie")
 }
 
+// Personal marks a response that was made for one client: it depends on the cookie, and is private if nobody has said
+// what caches may do with it.
+func Personal(h http.Header) {
+	switch {
+	case saysAnything(h):
+		VaryByCookie(h)
+	case h["Vary"] == nil: // as usual: one allocation for both
+		values := []string{"Cookie", "private"}
+		h["Vary"], h["Cache-Control"] = values[:1:1], values[1:]
+	default:
+		VaryByCookie(h)
+		h["Cache-Control"] = []string{"private"}
+	}
+}
+
+// saysAnything reports whether there is any header about caching, even one without a value.
+func saysAnything(h http.Header) bool {
+	for name := range h {
+		if isCacheHeader(name) || strings.EqualFold(name, "Pragma") {
+			return true
+		}
+	}
+	return false
+}
+
 // isCacheHeader reports whether a cache obeys the header, sometimes in preference to Cache-Control: also those of one
 // cache or CDN alone (RFC 9213, X-LiteSpeed-Cache-Control), in whatever case a handler wrote them into the map.
 func isCacheHeader(name string) bool {

@@ -45,3 +45,37 @@ func TestVaryByCookie(t *testing.T) {
 		require.Equal(t, c.want, h["Vary"])
 	}
 }
+
+func TestPersonal(t *testing.T) {
+	private := []string{"private"}
+	for _, c := range []struct {
+		there       http.Header
+		vary, cache []string
+	}{
+		{http.Header{}, []string{"Cookie"}, private},
+		{http.Header{"Vary": {}}, []string{"Cookie"}, private},
+		{http.Header{"Vary": {"Origin"}}, []string{"Origin", "Cookie"}, private},
+		{http.Header{"Vary": {"*"}}, []string{"*"}, private},
+		{http.Header{"Etag": {"x"}, "Last-Modified": {"x"}}, []string{"Cookie"}, private},
+		{http.Header{"Cache-Control": {"public"}}, []string{"Cookie"}, []string{"public"}},
+		{http.Header{"Cache-Control": {}}, []string{"Cookie"}, []string{}},
+		{http.Header{"Cache-Control": nil}, []string{"Cookie"}, nil},
+		{http.Header{"Expires": {"0"}}, []string{"Cookie"}, nil},
+		{http.Header{"pragma": {"no-cache"}}, []string{"Cookie"}, nil},
+		{http.Header{"X-Accel-Expires": {"60"}}, []string{"Cookie"}, nil},
+		{http.Header{"Surrogate-Control": {"max-age=1"}}, []string{"Cookie"}, nil},
+		{http.Header{"CDN-Cache-Control": {"max-age=1"}, "Vary": {"cookie"}}, []string{"cookie"}, nil},
+	} {
+		was := c.there.Clone()
+		Personal(c.there)
+		require.Equal(t, c.vary, c.there["Vary"], "%v", was)
+		require.Equal(t, c.cache, c.there["Cache-Control"], "%v", was)
+		c.there["Vary"] = append(c.there["Vary"], "more")
+		require.Equal(t, c.cache, c.there["Cache-Control"], "%v", was)
+	}
+	h := http.Header{}
+	require.EqualValues(t, 1, testing.AllocsPerRun(100, func() {
+		clear(h)
+		Personal(h)
+	}))
+}
