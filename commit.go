@@ -268,6 +268,8 @@ type change struct {
 	stored bool
 	resend bool   // the client should present something else from now on
 	mark   string // identifies this commit in the records that it writes
+
+	upgrades bool // this commit is the first on HTTPS that is kept in the record
 }
 
 // run carries out the plan. It ends destroyed sessions first, so that a failed logout fails the whole commit, then
@@ -293,6 +295,7 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	}
 	due := cookieDue(c.rec, now)
 	slid := false
+	c.upgrades = https && !c.rec.Secure
 	switch step {
 	case stepTooLate:
 		if !c.late {
@@ -320,6 +323,9 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	}
 	if err != nil {
 		return "", err
+	}
+	if c.upgrades && c.rec.Secure && (step == stepSave || step == stepTouch) {
+		c.r.warnUpgraded(ctx, c.rec.ID)
 	}
 	return c.cookieLine(ctx, now, token, slid && due)
 }
@@ -518,6 +524,7 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 	if current.Revoked || !current.alive(m.limits.now()) {
 		return nil, c.failed(ctx, EventConflict, ours.ID, ErrGone)
 	}
+	c.upgrades = c.upgrades && !current.Secure
 	current.Secure = current.Secure || ours.Secure
 	if err := c.s.rebase(current, c.ops.all); err != nil {
 		return nil, c.failed(ctx, EventConflict, ours.ID, err)

@@ -75,6 +75,7 @@ const (
 	OutcomeUntrustedProxy Outcome = "untrusted_proxy" // a proxy header from a peer that is not in TrustedProxies
 	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
 	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain HTTP
+	OutcomeUpgraded       Outcome = "upgraded"        // a session that began on plain HTTP goes on on HTTPS with the same token
 	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not match the host of the request
 	OutcomeForeignPath    Outcome = "foreign_path"    // Cookie.Path does not match the path of the request
 	OutcomeOverridden     Outcome = "overridden"      // no-store replaced the caching headers of the handler
@@ -208,6 +209,8 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: the browser uses HTTPS, but the request looks like HTTP"
 	case OutcomeInsecure:
 		return slog.LevelWarn, "sessions: a Secure cookie was sent over what looks like plain HTTP"
+	case OutcomeUpgraded:
+		return slog.LevelWarn, "sessions: a token that was sent over plain HTTP is used on HTTPS"
 	case OutcomeForeignDomain:
 		return slog.LevelWarn, "sessions: a cookie was sent for a domain that does not match the request's host"
 	case OutcomeForeignPath:

@@ -56,6 +56,17 @@ func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
 			"Behind a proxy that terminates TLS, " + fix + "; without TLS, use HTTPS, or localhost in development"})
 }
 
+// warnUpgraded reports a session that goes on on HTTPS with a token that was sent over plain HTTP. It is not renewed by
+// itself, because the parallel requests of the first page would fail.
+func (r *request) warnUpgraded(ctx context.Context, id string) {
+	if r.m.secure != SecureAuto || r.m.cookie.needsSecure() {
+		return // the cookie was Secure all along, or is not meant to be
+	}
+	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeUpgraded, SessionID: id,
+		Detail: "the session began on plain HTTP, where others could read its token, and keeps that token: call Renew when a user logs in, and redirect to HTTPS before a session begins. " +
+			"If all users are on HTTPS, a proxy loses the scheme at times: set Config.Secure to SecureAlways"})
+}
+
 // warnDomain reports a cookie for a domain that the request's host does not belong to: browsers reject it.
 func (r *request) warnDomain(ctx context.Context, id string) {
 	domain := r.m.cookie.Domain

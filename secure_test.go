@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,6 +338,169 @@ func TestP12_UpgradedByATouch(t *testing.T) {
 		require.NotNil(t, c)
 		require.True(t, c.Secure)
 	})
+}
+
+// A token that went over http and is used on https is said once, in an event: somebody on the network may know it. It is said
+// when the session becomes Secure, so that no later request says it again.
+func TestP12_ATokenOfHTTPOnHTTPS(t *testing.T) {
+	write := func(s sessions.Session) { addCount(s) }
+	renew := func(s sessions.Session) { s.Renew(); addCount(s) }
+	login := func(s sessions.Session) { s.Destroy(); addCount(s) }
+	type visit struct {
+		proto string // what the proxy says; "" is no proxy, and plain http
+		fn    func(sessions.Session)
+		said  int // so far
+	}
+	always := func(cfg *sessions.Config) { cfg.Secure = sessions.SecureAlways }
+	never := func(cfg *sessions.Config) { cfg.Secure = sessions.DangerouslyNeverSecure }
+	prefix := func(cfg *sessions.Config) { cfg.Cookie.SameSite = http.SameSiteNoneMode } // always Secure
+	for name, c := range map[string]struct {
+		edit   func(*sessions.Config)
+		visits []visit
+	}{
+		"read, write, and again":     {nil, []visit{{"http", write, 0}, {"https", noop, 0}, {"https", write, 1}, {"https", write, 1}, {"https", noop, 1}}},
+		"without a proxy at first":   {nil, []visit{{"", write, 0}, {"https", write, 1}}},
+		"and back":                   {nil, []visit{{"http", write, 0}, {"https", write, 1}, {"http", write, 1}, {"https", write, 1}, {"https", renew, 1}}},
+		"born on https":              {nil, []visit{{"https", write, 0}, {"http", write, 0}, {"https", write, 0}, {"http", noop, 0}, {"https", noop, 0}}},
+		"renewed on https":           {nil, []visit{{"http", write, 0}, {"https", renew, 0}, {"https", write, 0}}},
+		"renewed on http":            {nil, []visit{{"http", write, 0}, {"http", renew, 0}, {"https", write, 1}, {"https", write, 1}}},
+		"another session on https":   {nil, []visit{{"http", write, 0}, {"https", login, 0}, {"https", write, 0}}},
+		"http only":                  {nil, []visit{{"http", write, 0}, {"http", write, 0}, {"http", noop, 0}}},
+		"SecureAlways":               {always, []visit{{"http", write, 0}, {"https", write, 0}}},
+		"DangerouslyNeverSecure":     {never, []visit{{"http", write, 0}, {"https", write, 0}}},
+		"a cookie that must be so":   {prefix, []visit{{"http", write, 0}, {"https", write, 0}}},
+		"a lifetime alone, no value": {nil, []visit{{"http", write, 0}, {"https", func(s sessions.Session) { s.SetLifetime(time.Hour, true) }, 1}, {"https", write, 1}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachStore(t, func(t *testing.T, _ storeCase, store sessions.Store) {
+				site := newSite(t, store, func(cfg *sessions.Config) {
+					if c.edit != nil {
+						c.edit(cfg)
+					}
+				})
+				b, cookie := site.browser(), ""
+				b.base.Scheme = "https" // so that the jar keeps Secure cookies, and sends them
+				b.client.Transport = stripTLS{b.client.Transport}
+				for i, v := range c.visits {
+					b.header.Del("X-Forwarded-Proto")
+					if v.proto != "" {
+						b.header.Set("X-Forwarded-Proto", v.proto)
+					}
+					r := b.use(v.fn)
+					found := site.events.with(sessions.OutcomeUpgraded)
+					require.Len(t, found, v.said, "visit %d", i)
+					if set := r.setCookie("session"); set != nil {
+						cookie = set.Value
+					}
+					for _, e := range found {
+						require.Equal(t, sessions.EventSecure, e.Kind)
+						require.NotEmpty(t, e.SessionID)
+						require.Contains(t, e.Detail, "call Renew")
+						require.NotContains(t, e.Detail, cookie)
+					}
+				}
+				lines := site.log.lines("outcome=upgraded")
+				require.Len(t, lines, c.visits[len(c.visits)-1].said)
+			})
+		})
+	}
+}
+
+// stripTLS sends requests as a proxy that terminates TLS does.
+type stripTLS struct{ http.RoundTripper }
+
+func (s stripTLS) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.URL.Scheme = "http"
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// A touch says it where it is kept: in a sealed cookie.
+func TestP12_ATokenOfHTTPTouchedOnHTTPS(t *testing.T) {
+	for _, sc := range []storeCase{cookieStore, memoryStore} {
+		synctest.Test(t, func(t *testing.T) {
+			site := newSite(t, sc.make(t))
+			b := site.browser()
+			b.set("user", 42)
+			for range 3 {
+				time.Sleep(20 * time.Hour)
+				b.https().use(noop)
+			}
+			want := 1
+			if sc.server {
+				want = 0 // a touch writes the expiry alone, so that each would say it
+			}
+			require.Len(t, site.events.with(sessions.OutcomeUpgraded), want, sc.name)
+		})
+	}
+}
+
+// In a migration as well, where a touch keeps it in the sealed copy alone; and the session stays Secure in a chain that
+// loses the scheme.
+func TestP12_ATokenOfHTTPTouchedInAMigration(t *testing.T) {
+	for _, phase := range dualPhases {
+		t.Run(phase.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				site := newSite(t, newPair(t, true, sessiontest.NewMemoryStore()).dual(t, phase))
+				b := site.browser()
+				b.set("user", 42)
+				for range 3 {
+					time.Sleep(4 * time.Hour)
+					b.https().use(noop)
+				}
+				said := 1
+				if phase == sessions.NewOnly {
+					said = 0
+				}
+				require.Len(t, site.events.with(sessions.OutcomeUpgraded), said)
+				lost := b.clone()
+				lost.base.Scheme = "http"
+				r := lost.hold(b.cookie()).use(func(s sessions.Session) { s.Renew() })
+				require.Equal(t, said == 1, r.setCookie("session").Secure)
+			})
+		})
+	}
+}
+
+// The first page on https sends requests in parallel: of those that write, one says it.
+func TestP12_ATokenOfHTTPInParallelOnHTTPS(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, store sessions.Store) {
+		site := newSite(t, store)
+		b := site.browser()
+		b.set("user", 42)
+		var wg, loaded sync.WaitGroup
+		const parallel = 8
+		loaded.Add(parallel)
+		for range parallel {
+			tab := b.clone()
+			tab.https().hold(b.cookie())
+			wg.Go(func() {
+				r := tab.try(func(s sessions.Session) {
+					addCount(s)
+					loaded.Done()
+					loaded.Wait()
+				})
+				if r.status != http.StatusOK {
+					t.Errorf("%d: %s", r.status, r.body)
+				}
+			})
+		}
+		wg.Wait()
+		require.Equal(t, parallel, b.count())
+		require.Len(t, site.events.with(sessions.OutcomeUpgraded), 1)
+	})
+}
+
+// Many such sessions of one host are one line an hour.
+func TestP12_UpgradesAreBounded(t *testing.T) {
+	site := newSite(t, memoryStore.make(t))
+	for range 20 {
+		b := site.browser()
+		b.set("user", 42)
+		b.https().set("user", 43)
+	}
+	require.Len(t, site.events.with(sessions.OutcomeUpgraded), 20)
+	require.Len(t, site.log.lines("outcome=upgraded"), 1)
 }
 
 // Of a renewal and a parallel write on https, the write may be the one that saw https.
