@@ -39,6 +39,7 @@ type RedisStoreConfig struct {
 // A RedisStore is safe for concurrent use, and must not be copied.
 type RedisStore struct {
 	rdb    redis.Cmdable
+	ring   ring // nil for any other client
 	ttl    time.Duration
 	prefix string
 }
@@ -48,6 +49,11 @@ type RedisStore struct {
 // [*ConfigError] values.
 //
 // An AutoPipeline does not obey Config.CommitTimeout: only the timeouts of the client below it bound its commands.
+//
+// A Ring takes a shard that is down out, and looks for its keys on the other shards. Until it is back, a session that is
+// not found is an error and not a logout, and no session can be created. To keep the other shards fully usable, set
+// RingOptions.HeartbeatFn to a function that always returns true. Do not call SetAddrs: sessions do not move to other
+// shards, and if the number of shards changes, it is as if one were down.
 func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error) {
 	bad := check.Mistakes{New: configError}
 	if check.IsNil(rdb) {
@@ -67,8 +73,36 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 	if cfg.Prefix == "" {
 		cfg.Prefix = "session:"
 	}
-	return &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}, nil
+	s := &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}
+	s.ring, _ = rdb.(ring)
+	return s, nil
 }
+
+// ring is a [redis.Ring], or a type that embeds one.
+type ring interface {
+	Len() int // the shards that are up
+	Options() *redis.RingOptions
+}
+
+// whole reports whether the ring has all its shards, so that it looks for each key where it was written.
+func (s *RedisStore) whole() bool {
+	return s.ring == nil || s.ring.Len() == len(s.ring.Options().Addrs)
+}
+
+// missed returns the answer to give for a key that is missing, or the one for a key that was created, unless the ring may
+// have looked for the key in the wrong place: a shard was away before the command, as reported by whole, or is now. Then
+// it returns an error.
+//
+// It does not see a shard that leaves and returns during one command. That takes several heartbeats, and the command
+// must reach the other shard in between.
+func (s *RedisStore) missed(op string, before bool, answer error) error {
+	if before && s.whole() {
+		return answer
+	}
+	return failedTo(op, errShardAway)
+}
+
+var errShardAway = errors.New("a shard of the Ring is down, or SetAddrs has changed the shards: keys are looked for in the wrong place until all are back; see NewRedisStore")
 
 // String returns "redis", the name of the store in events.
 func (s *RedisStore) String() string { return "redis" }
@@ -121,10 +155,11 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	if !ok {
 		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: "not the shape of a session token"}
 	}
+	whole := s.whole()
 	text, err := s.rdb.Get(ctx, s.key(id)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return nil, &NotFoundError{Outcome: OutcomeUnknown, SessionID: id, Detail: "there is no such key: it expired, or was deleted or evicted"}
+		return nil, s.missed("load", whole, &NotFoundError{Outcome: OutcomeUnknown, SessionID: id, Detail: "there is no such key: it expired, or was deleted or evicted"})
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
 	case err != nil:
@@ -145,10 +180,11 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 // was neither destroyed nor renewed. It costs one GET. An error means that Redis could not answer, or that the key is
 // not a session.
 func (s *RedisStore) Alive(ctx context.Context, id string) (bool, error) {
+	whole := s.whole()
 	text, err := s.rdb.Get(ctx, s.key(id)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return false, nil
+		return false, s.missed("alive", whole, nil)
 	case err != nil:
 		return false, failedTo("alive", err)
 	}
@@ -191,29 +227,15 @@ func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base in
 		marks = "" // a key that exists can only come from an earlier run of this command
 	}
 	text := rec.append(nil, storedStart, rec.ID, marks)
-	key := s.key(rec.ID)
-	ttl := time.Duration(ms) * time.Millisecond
-	switch {
-	case base == 0 && rec.Revoked:
-		if err := s.rdb.Set(ctx, key, text, ttl).Err(); err != nil {
-			return "", failedTo("save", err)
-		}
-		return rec.Token, nil
-	case base == 0:
-		created, err := s.rdb.SetNX(ctx, key, text, ttl).Result()
-		if err != nil {
-			return "", failedTo("save", err)
-		}
-		if created {
-			return rec.Token, nil
-		}
-		return s.exists(ctx, rec, text)
+	if base == 0 {
+		return s.create(ctx, rec, text, time.Duration(ms)*time.Millisecond)
 	}
 	args := []any{text, ms, string(append(appendVersion(make([]byte, 0, versionLength+markLength), base), mark...)), "keep"}
 	if !isRecent(base, time.Now()) || rec.lineage.complete {
 		args = args[:3] // the stored marks are too old to matter, or already in the record
 	}
-	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{key}, args...).Result()
+	whole := s.whole()
+	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{s.key(rec.ID)}, args...).Result()
 	if err != nil {
 		return "", failedTo("save", err)
 	}
@@ -222,20 +244,46 @@ func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base in
 		if answer == redisscript.Done {
 			return rec.Token, nil
 		}
-		return "", ErrGone
+		return "", s.missed("save", whole, ErrGone)
 	case string:
 		return "", s.conflict(rec, answer)
 	}
 	return "", fmt.Errorf("sessions: redis: save: unexpected answer of type %T", answer)
 }
 
+// create writes a record or a tombstone that need not replace another.
+func (s *RedisStore) create(ctx context.Context, rec *Record, text []byte, ttl time.Duration) (string, error) {
+	whole := s.whole()
+	if !whole {
+		return "", failedTo("save", errShardAway)
+	}
+	key := s.key(rec.ID)
+	created, err := true, error(nil)
+	if rec.Revoked {
+		err = s.rdb.Set(ctx, key, text, ttl).Err()
+	} else {
+		created, err = s.rdb.SetNX(ctx, key, text, ttl).Result()
+	}
+	switch {
+	case err != nil:
+		return "", failedTo("save", err)
+	case !created:
+		return s.exists(ctx, rec, text)
+	}
+	if err := s.missed("save", whole, nil); err != nil {
+		return "", err
+	}
+	return rec.Token, nil
+}
+
 // exists handles a SET NX that found a key. An earlier run of the same command may have written it, if its reply was
 // lost and the client sent it again.
 func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (string, error) {
+	whole := s.whole()
 	text, err := s.rdb.Get(ctx, s.key(rec.ID)).Result()
 	switch {
 	case errors.Is(err, redis.Nil):
-		return "", ErrGone
+		return "", s.missed("save", whole, ErrGone)
 	case err != nil:
 		return "", failedTo("save", err)
 	}
@@ -297,6 +345,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	if ms < 1 {
 		return "", ErrGone
 	}
+	whole := s.whole()
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
 		string(appendVersion(nil, rec.Version)), ms,
 		string(rec.appendExpiry(make([]byte, 0, 2*numberLength)))).Int64()
@@ -304,7 +353,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		return "", failedTo("touch", err)
 	}
 	if answer == redisscript.Missing {
-		return "", ErrGone
+		return "", s.missed("touch", whole, ErrGone)
 	}
 	return rec.Token, nil
 }
@@ -313,6 +362,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 // no script creates one. The tombstone of a renewal stays, and Delete returns [ErrGone]. It implements [Store].
 func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 	key := s.key(rec.ID)
+	whole := s.whole()
 	answer, err := redisscript.Delete.Run(ctx, s.rdb, []string{key}).Result()
 	text, found := answer.(string)
 	switch {
@@ -320,7 +370,9 @@ func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 		return s.drop(ctx, key) // not a session
 	case err != nil:
 		return failedTo("delete", err)
-	case !found: // deleted now, or not there
+	case answer == int64(redisscript.Missing):
+		return s.missed("delete", whole, nil)
+	case !found: // deleted now
 		return nil
 	}
 	stone, _ := s.parse(rec.ID, text)
