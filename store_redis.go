@@ -48,7 +48,9 @@ type RedisStore struct {
 // client or an AutoPipeline. It does not connect. It reports all configuration mistakes at once, as an [errors.Join] of
 // [*ConfigError] values.
 //
-// An AutoPipeline does not obey Config.CommitTimeout: only the timeouts of the client below it bound its commands.
+// When a command gets no answer, the store asks a ClusterClient to look at its cluster again, so that a replica that takes
+// over is used at once. An AutoPipeline hides its ClusterClient: set ClusterOptions.ClusterStateReloadInterval to 1s there.
+// Nor does it obey Config.CommitTimeout: only the timeouts of the client below it bound its commands.
 //
 // A Ring takes a shard that is down out, and looks for its keys on the other shards. Until it is back, a session that is
 // not found is an error and not a logout, and no session can be created. To keep the other shards fully usable, set
@@ -163,7 +165,7 @@ func (s *RedisStore) Load(ctx context.Context, _, token string) (*Record, error)
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, &NotFoundError{Outcome: OutcomeUndecodable, SessionID: id, Detail: "the key holds another type: something else writes under the prefix of the sessions"}
 	case err != nil:
-		return nil, failedTo("load", err)
+		return nil, s.failed(ctx, "load", err)
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
@@ -186,7 +188,7 @@ func (s *RedisStore) Alive(ctx context.Context, id string) (bool, error) {
 	case errors.Is(err, redis.Nil):
 		return false, s.missed("alive", whole, nil)
 	case err != nil:
-		return false, failedTo("alive", err)
+		return false, s.failed(ctx, "alive", err)
 	}
 	rec, reason := s.parse(id, text)
 	if rec == nil {
@@ -237,7 +239,7 @@ func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base in
 	whole := s.whole()
 	answer, err := redisscript.Save.Run(ctx, s.rdb, []string{s.key(rec.ID)}, args...).Result()
 	if err != nil {
-		return "", failedTo("save", err)
+		return "", s.failed(ctx, "save", err)
 	}
 	switch answer := answer.(type) {
 	case int64:
@@ -266,7 +268,7 @@ func (s *RedisStore) create(ctx context.Context, rec *Record, text []byte, ttl t
 	}
 	switch {
 	case err != nil:
-		return "", failedTo("save", err)
+		return "", s.failed(ctx, "save", err)
 	case !created:
 		return s.exists(ctx, rec, text)
 	}
@@ -285,7 +287,7 @@ func (s *RedisStore) exists(ctx context.Context, rec *Record, sent []byte) (stri
 	case errors.Is(err, redis.Nil):
 		return "", s.missed("save", whole, ErrGone)
 	case err != nil:
-		return "", failedTo("save", err)
+		return "", s.failed(ctx, "save", err)
 	}
 	current, _ := s.parse(rec.ID, text)
 	if rec.lineage.fresh && text == string(sent) || current != nil && current.lineage.has(rec.lineage.mark) {
@@ -316,6 +318,17 @@ type redisError struct {
 func (e *redisError) Error() string { return "sessions: redis: " + e.op + ": " + e.cause.Error() }
 
 func (e *redisError) Unwrap() error { return e.cause }
+
+// failed returns the error for a failed operation. If no server has answered, the cluster may have changed: go-redis would
+// notice that a replica has taken over only when its view of the cluster is a minute old, so it is asked to look again.
+// It does so in the background, once for all who ask meanwhile.
+func (s *RedisStore) failed(ctx context.Context, op string, cause error) error {
+	var answer redis.Error
+	if c, ok := s.rdb.(interface{ ReloadState(context.Context) }); ok && !errors.As(cause, &answer) && !errors.Is(cause, context.Canceled) {
+		c.ReloadState(ctx)
+	}
+	return failedTo(op, cause)
+}
 
 // failedTo returns the error for a failed operation. It omits what Redis or its client quotes of a command or a reply,
 // which may contain session keys and values.
@@ -350,7 +363,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 		string(appendVersion(nil, rec.Version)), ms,
 		string(rec.appendExpiry(make([]byte, 0, 2*numberLength)))).Int64()
 	if err != nil {
-		return "", failedTo("touch", err)
+		return "", s.failed(ctx, "touch", err)
 	}
 	if answer == redisscript.Missing {
 		return "", s.missed("touch", whole, ErrGone)
@@ -369,7 +382,7 @@ func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return s.drop(ctx, key) // not a session
 	case err != nil:
-		return failedTo("delete", err)
+		return s.failed(ctx, "delete", err)
 	case answer == int64(redisscript.Missing):
 		return s.missed("delete", whole, nil)
 	case !found: // deleted now
@@ -387,7 +400,7 @@ func (s *RedisStore) Delete(ctx context.Context, _ string, rec *Record) error {
 
 func (s *RedisStore) drop(ctx context.Context, key string) error {
 	if err := s.rdb.Del(ctx, key).Err(); err != nil {
-		return failedTo("delete", err)
+		return s.failed(ctx, "delete", err)
 	}
 	return nil
 }

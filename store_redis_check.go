@@ -88,7 +88,7 @@ func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 		return nil
 	})
 	if err != nil {
-		return h, failedTo("check", err)
+		return h, s.failed(ctx, "check", err)
 	}
 	if c, ok := s.rdb.(interface{ Options() *redis.ClusterOptions }); ok {
 		o := c.Options()
@@ -371,7 +371,7 @@ func (s *RedisStore) walk(ctx context.Context, repair bool, progress []func(Redi
 		if repair {
 			what = "repair"
 		}
-		return sum, failedTo(what, err)
+		return sum, s.failed(ctx, what, err)
 	}
 	return sum, nil
 }

@@ -3,6 +3,7 @@ package sessions_test
 import (
 	"context"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +35,17 @@ func startRing(t *testing.T, change ...func(*redis.RingOptions)) (*redis.Ring, [
 
 func awaitShards(t *testing.T, ring *redis.Ring, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return ring.Len() == n }, 20*time.Second, time.Millisecond)
+	until(t, 20*time.Second, func() bool { return ring.Len() == n })
+}
+
+// until waits for a condition, which it asks on the goroutine of the test.
+func until(t *testing.T, limit time.Duration, met func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); !met(); <-tick.C {
+		require.True(t, time.Now().Before(end), "not met within %v", limit)
+	}
 }
 
 // tokensOn creates sessions with one hit each, n of which are on a shard.
@@ -216,10 +227,10 @@ func TestP14_RingKeepsItsShards(t *testing.T) {
 	after, status := app.do(token, noop)
 	require.Equal(t, http.StatusServiceUnavailable, status)
 	require.Equal(t, token, after)
-	require.Eventually(t, func() bool { // a token that belongs to the other shard
+	until(t, 20*time.Second, func() bool { // a token that belongs to the other shard
 		_, status := app.do("", addHit)
 		return status == http.StatusOK
-	}, 20*time.Second, time.Millisecond)
+	})
 	shards[1].Restart()
 	_, ok := app.hits(token)
 	require.True(t, ok)
@@ -239,5 +250,103 @@ func TestP14_RingSetAddrs(t *testing.T) {
 		after, status := app.do(token, noop)
 		require.Equal(t, http.StatusServiceUnavailable, status)
 		require.Equal(t, token, after)
+	}
+}
+
+// A replica that has taken over is used at once, not when the client's view of the cluster is a minute old.
+func TestP14_ClusterFailover(t *testing.T) {
+	t.Parallel()
+	if !long() {
+		t.Skip("HANDOVER_LONG is not set: a failover takes seconds")
+	}
+	ctx := context.Background()
+	masters := redistest.StartCluster(t, 3, "--cluster-node-timeout", "1000")
+	replicas := redistest.StartReplicas(t, masters, "--cluster-node-timeout", "1000")
+	rdb := redistest.ClusterClient(t, masters, func(o *redis.ClusterOptions) { o.DialerRetries = 1 })
+	app := newRedisApp(t, newRedisStore(t, rdb, 100*time.Hour))
+	var tokens []string
+	for range 30 {
+		tokens = append(tokens, app.must("", addHit))
+	}
+	require.Positive(t, masters[0].Client(t).Wait(ctx, 1, 10*time.Second).Val())
+	promoted := replicas[0].Client(t)
+	masters[0].Stop()
+	all := func() bool {
+		good := true
+		for _, token := range tokens {
+			after, status := app.do(token, func(s sessions.Session) {
+				n, ok := redisHits.Get(s)
+				require.True(t, ok, "nobody is logged out")
+				require.Equal(t, 1, n)
+			})
+			require.Equal(t, token, after)
+			good = good && status == http.StatusOK
+		}
+		return good
+	}
+	start := time.Now()
+	until(t, 2*time.Minute, func() bool {
+		all()
+		return strings.Contains(promoted.Info(ctx, "replication").Val(), "role:master")
+	})
+	t.Logf("promoted after %v", time.Since(start))
+	start = time.Now()
+	until(t, 20*time.Second, all) // by itself, go-redis looks once a minute
+	t.Logf("in use %v later", time.Since(start))
+	for _, token := range tokens {
+		app.must(token, addHit)
+	}
+}
+
+// reloads counts how often a client is asked to look at its cluster again.
+type reloads struct {
+	*redis.ClusterClient
+	n int
+}
+
+func (r *reloads) ReloadState(ctx context.Context) {
+	r.n++
+	r.ClusterClient.ReloadState(ctx)
+}
+
+// Only a command without an answer says that the cluster may have changed. A client that hangs up says nothing.
+func TestClusterReload(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	servers := redistest.StartCluster(t, 1)
+	rdb := &reloads{ClusterClient: redistest.ClusterClient(t, servers, func(o *redis.ClusterOptions) { o.DialerRetries = 1 })}
+	store := newRedisStore(t, rdb, 100*time.Hour)
+	app := newRedisApp(t, store)
+	token := app.must("", addHit)
+	require.Empty(t, app.must(app.must(token, sessions.Session.Renew), sessions.Session.Destroy))
+	_, ok := app.hits(token)
+	require.False(t, ok)
+	rec := newRedisRecord(time.Hour, time.Hour)
+	require.NoError(t, rdb.LPush(ctx, redisKey(rec.Token), 1).Err())
+	_, err := store.Save(ctx, "", rec, rec.Version)
+	require.ErrorContains(t, err, "WRONGTYPE")
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = store.Load(canceled, "", rec.Token)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Zero(t, rdb.n)
+
+	servers[0].Stop()
+	tombstone := newRedisRecord(time.Hour, time.Hour)
+	tombstone.Revoked = true
+	for name, op := range map[string]func() error{
+		"load":      func() error { _, err := store.Load(ctx, "", rec.Token); return err },
+		"alive":     func() error { _, err := store.Alive(ctx, rec.ID); return err },
+		"create":    func() error { _, err := store.Save(ctx, "", rec, 0); return err },
+		"tombstone": func() error { _, err := store.Save(ctx, "", tombstone, 0); return err },
+		"save":      func() error { _, err := store.Save(ctx, "", rec, rec.Version); return err },
+		"touch":     func() error { _, err := store.Touch(ctx, "", rec); return err },
+		"delete":    func() error { return store.Delete(ctx, "", rec) },
+		"check":     func() error { _, err := store.Check(ctx); return err },
+		"audit":     func() error { _, err := store.Audit(ctx); return err },
+	} {
+		rdb.n = 0
+		require.Error(t, op(), name)
+		require.Equal(t, 1, rdb.n, name)
 	}
 }

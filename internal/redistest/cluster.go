@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -10,8 +11,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// StartCluster starts a cluster of n masters without replicas, and stops it when the test ends.
-func StartCluster(tb testing.TB, n int) []*Server {
+// StartCluster starts a cluster of n masters without replicas, and stops it when the test ends. It passes args on to each
+// redis-server.
+func StartCluster(tb testing.TB, n int, args ...string) []*Server {
 	tb.Helper()
 	const slots = 16384
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -19,8 +21,7 @@ func StartCluster(tb testing.TB, n int) []*Server {
 	var servers []*Server
 	var clients []*redis.Client
 	for i := range n {
-		_, bus, _ := net.SplitHostPort(freeAddr(tb))
-		s := Start(tb, "--dir", tb.TempDir(), "--cluster-enabled", "yes", "--cluster-port", bus)
+		s := startNode(tb, args)
 		c := s.Client(tb)
 		if err := c.ClusterAddSlotsRange(ctx, i*slots/n, (i+1)*slots/n-1).Err(); err != nil {
 			tb.Fatal(err)
@@ -29,31 +30,85 @@ func StartCluster(tb testing.TB, n int) []*Server {
 			tb.Fatal(err)
 		}
 		if i > 0 {
-			host, port, _ := net.SplitHostPort(servers[0].Addr)
-			busOfFirst := servers[0].args[len(servers[0].args)-1]
-			if err := c.Do(ctx, "CLUSTER", "MEET", host, port, busOfFirst).Err(); err != nil {
-				tb.Fatal(err)
-			}
+			meet(ctx, tb, c, servers[0])
 		}
 		servers, clients = append(servers, s), append(clients, c)
 	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
 	for _, c := range clients {
-		for {
+		await(ctx, tb, "the cluster did not come up", func() (bool, string) {
 			nodes, _ := c.ClusterShards(ctx).Result()
 			v, err := c.ClusterInfo(ctx).Result()
-			if err == nil && len(nodes) == n && strings.Contains(v, "cluster_state:ok") {
-				break
-			}
-			select {
-			case <-ctx.Done():
-				tb.Fatalf("the cluster did not come up: %v\n%s", err, v)
-			case <-tick.C:
-			}
-		}
+			return err == nil && len(nodes) == n && strings.Contains(v, "cluster_state:ok"), fmt.Sprint(v, err)
+		})
 	}
 	return servers
+}
+
+// StartReplicas adds one replica to each master of a cluster, in the same order, and stops them when the test ends. It
+// passes args on to each redis-server.
+func StartReplicas(tb testing.TB, masters []*Server, args ...string) []*Server {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var replicas []*Server
+	for _, master := range masters {
+		s := startNode(tb, args)
+		c := s.Client(tb)
+		id, err := master.Client(tb).ClusterMyID(ctx).Result()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		meet(ctx, tb, c, masters[0])
+		await(ctx, tb, "the replica does not know its master", func() (bool, string) {
+			err := c.ClusterReplicate(ctx, id).Err()
+			return err == nil, fmt.Sprint(err)
+		})
+		await(ctx, tb, "the replica does not follow its master", func() (bool, string) {
+			v, err := c.Info(ctx, "replication").Result()
+			return strings.Contains(v, "master_link_status:up"), fmt.Sprint(v, err)
+		})
+		replicas = append(replicas, s)
+	}
+	for _, s := range masters { // each must know all replicas, or it does not vote for one
+		c := s.Client(tb)
+		await(ctx, tb, "a master does not know all replicas", func() (bool, string) {
+			v, err := c.ClusterNodes(ctx).Result()
+			return strings.Count(v, " connected") == 2*len(masters) && strings.Count(v, "slave ") == len(masters), fmt.Sprint(v, err)
+		})
+	}
+	return replicas
+}
+
+func startNode(tb testing.TB, args []string) *Server {
+	tb.Helper()
+	_, bus, _ := net.SplitHostPort(freeAddr(tb))
+	own := []string{"--dir", tb.TempDir(), "--cluster-enabled", "yes", "--cluster-port", bus}
+	return Start(tb, append(append([]string{}, args...), own...)...)
+}
+
+func meet(ctx context.Context, tb testing.TB, c *redis.Client, first *Server) {
+	tb.Helper()
+	host, port, _ := net.SplitHostPort(first.Addr)
+	if err := c.Do(ctx, "CLUSTER", "MEET", host, port, first.args[len(first.args)-1]).Err(); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func await(ctx context.Context, tb testing.TB, otherwise string, done func() (ok bool, seen string)) {
+	tb.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, seen := done()
+		if ok {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			tb.Fatalf("%s: %s", otherwise, seen)
+		case <-tick.C:
+		}
+	}
 }
 
 // ClusterClient returns a client of the cluster, closed when the test ends.
