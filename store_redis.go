@@ -62,6 +62,9 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 		bad.Add("rdb", "required: pass a go-redis client")
 	} else if _, ok := rdb.(*redis.Pipeline); ok {
 		bad.Add("rdb", "a Pipeline returns nothing before Exec: pass the client itself")
+	} else if c, ok := rdb.(interface{ Options() *redis.ClusterOptions }); ok && readsReplicas(c.Options()) {
+		bad.Add("rdb", "it reads from replicas, which may not have a change, or a logout, yet: "+
+			"leave ReadOnly, RouteByLatency, RouteRandomly and ReplicaOnly unset")
 	}
 	switch {
 	case cfg.TTL == 0:
@@ -78,6 +81,10 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 	s := &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}
 	s.ring, _ = rdb.(ring)
 	return s, nil
+}
+
+func readsReplicas(o *redis.ClusterOptions) bool {
+	return o.ReadOnly || o.RouteByLatency || o.RouteRandomly
 }
 
 // ring is a [redis.Ring], or a type that embeds one.

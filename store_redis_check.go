@@ -48,8 +48,7 @@ type RedisHealth struct {
 	// EvictedKeys is the number of keys evicted because memory was full, since the server started.
 	EvictedKeys int64 `json:"evicted_keys"`
 
-	// ReplicaReads reports whether a replica may answer reads, because the client's options allow it or because a node
-	// is a replica.
+	// ReplicaReads reports whether a replica answers reads, because a node is one.
 	ReplicaReads bool `json:"replica_reads"`
 
 	// Warnings list what else is wrong and what to do, in plain words.
@@ -89,10 +88,6 @@ func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	})
 	if err != nil {
 		return h, s.failed(ctx, "check", err)
-	}
-	if c, ok := s.rdb.(interface{ Options() *redis.ClusterOptions }); ok {
-		o := c.Options()
-		h.ReplicaReads = h.ReplicaReads || o.ReadOnly || o.RouteByLatency || o.RouteRandomly
 	}
 	h.judge(policies)
 	if alone {
@@ -220,8 +215,6 @@ func (h *RedisHealth) judge(policies map[string]bool) {
 	warn := func(format string, args ...any) { h.Warnings = append(h.Warnings, fmt.Sprintf(format, args...)) }
 	if strings.Contains(h.Role, "replica") {
 		warn("a node is a replica: it refuses writes, and may not have a logout yet; connect to the master")
-	} else if h.ReplicaReads {
-		warn("the client may read from replicas, which may not have a logout yet: leave ReadOnly, RouteByLatency and RouteRandomly unset")
 	}
 	if h.EvictedKeys > 0 {
 		warn("%d keys have been evicted since the server started: any sessions among them were lost without a trace", h.EvictedKeys)

@@ -282,22 +282,6 @@ func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
 	require.Contains(t, h.String(), "one node of a cluster")
 }
 
-func TestRedisCheckReplicaReads(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	servers := redistest.StartCluster(t, 1)
-	for name, change := range map[string]func(*redis.ClusterOptions){
-		"ReadOnly":       func(o *redis.ClusterOptions) { o.ReadOnly = true },
-		"RouteByLatency": func(o *redis.ClusterOptions) { o.RouteByLatency = true },
-		"RouteRandomly":  func(o *redis.ClusterOptions) { o.RouteRandomly = true },
-		"":               func(*redis.ClusterOptions) {},
-	} {
-		h, err := newRedisStore(t, redistest.ClusterClient(t, servers, change), time.Hour).Check(ctx)
-		require.NoError(t, err)
-		require.Equal(t, name != "", h.ReplicaReads, name)
-	}
-}
-
 func TestRedisAuditStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	rdb := redistest.Start(t).Client(t)

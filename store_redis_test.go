@@ -731,6 +731,49 @@ func TestP16_RedisStoreConfig(t *testing.T) {
 	}
 }
 
+// A replica may not have a logout yet: a client that lets one answer is refused where its options show it.
+func TestP16_RedisReadsFromReplicas(t *testing.T) {
+	cluster := func(o redis.ClusterOptions) redis.Cmdable {
+		o.Addrs = []string{"127.0.0.1:1"}
+		return redis.NewClusterClient(&o)
+	}
+	failover := func(o redis.FailoverOptions) redis.Cmdable {
+		o.MasterName, o.SentinelAddrs = "m", []string{"127.0.0.1:1"}
+		return redis.NewFailoverClusterClient(&o)
+	}
+	universal := func(o redis.UniversalOptions) redis.Cmdable {
+		o.Addrs, o.IsClusterMode = []string{"127.0.0.1:1"}, true
+		return redis.NewUniversalClient(&o)
+	}
+	for name, c := range map[string]struct {
+		rdb redis.Cmdable
+		ok  bool
+	}{
+		"cluster":                       {cluster(redis.ClusterOptions{}), true},
+		"cluster, ReadOnly":             {cluster(redis.ClusterOptions{ReadOnly: true}), false},
+		"cluster, RouteByLatency":       {cluster(redis.ClusterOptions{RouteByLatency: true}), false},
+		"cluster, RouteRandomly":        {cluster(redis.ClusterOptions{RouteRandomly: true}), false},
+		"cluster, wrapped":              {struct{ *redis.ClusterClient }{cluster(redis.ClusterOptions{ReadOnly: true}).(*redis.ClusterClient)}, false},
+		"Sentinel":                      {failover(redis.FailoverOptions{}), true},
+		"Sentinel, RouteByLatency":      {failover(redis.FailoverOptions{RouteByLatency: true}), false},
+		"Sentinel, RouteRandomly":       {failover(redis.FailoverOptions{RouteRandomly: true}), false},
+		"Sentinel, ReplicaOnly":         {failover(redis.FailoverOptions{ReplicaOnly: true}), false},
+		"UniversalClient":               {universal(redis.UniversalOptions{}), true},
+		"UniversalClient, ReadOnly":     {universal(redis.UniversalOptions{ReadOnly: true}), false},
+		"UniversalClient, both, master": {universal(redis.UniversalOptions{MasterName: "m", RouteRandomly: true}), false},
+	} {
+		t.Cleanup(func() { _ = c.rdb.(interface{ Close() error }).Close() })
+		_, err := sessions.NewRedisStore(c.rdb, sessions.RedisStoreConfig{TTL: time.Hour})
+		if c.ok {
+			require.NoError(t, err, name)
+			continue
+		}
+		require.Error(t, err, name)
+		require.Equal(t, []string{"rdb"}, configFields(t, err), name)
+		require.ErrorContains(t, err, "leave ReadOnly, RouteByLatency, RouteRandomly and ReplicaOnly unset", name)
+	}
+}
+
 func newRedisStore(t testing.TB, rdb redis.Cmdable, ttl time.Duration) *sessions.RedisStore {
 	t.Helper()
 	store, err := sessions.NewRedisStore(rdb, sessions.RedisStoreConfig{TTL: ttl})
