@@ -188,7 +188,8 @@ var (
 	ErrConflict = errors.New("sessions: the session was changed by a parallel request")
 	// ErrGone means that another request has destroyed or renewed the session: the change was not written.
 	ErrGone = errors.New("sessions: the session was ended by a parallel request")
-	// ErrTooLarge means that the record does not fit the store: for a cookie, name and value exceed 4096 bytes.
+	// ErrTooLarge means that the record does not fit the store: for a cookie, name and value exceed 4096 bytes; for a
+	// RedisStore, the record exceeds its MaxSize.
 	ErrTooLarge = errors.New("sessions: the session is too large for its store")
 	// ErrReadOnly means that the session can only be read.
 	ErrReadOnly = errors.New("sessions: the session is read-only")

@@ -79,6 +79,7 @@ type DualStoreConfig struct {
 // repairs the other. Destroy and Renew leave a tombstone in the new store that outlives every cookie of the session.
 type DualStore struct {
 	old, new     Store
+	sized        sized       // the new store, if it can tell before a write that a record is too large
 	declared     bool        // the old store has a ClientSide method, so nothing has to be learned
 	atClient     atomic.Bool // the client holds the old store's records, so no other request writes them
 	onServer     atomic.Bool // the old store was seen to keep its records itself
@@ -136,9 +137,12 @@ func NewDualStore(cfg DualStoreConfig) (*DualStore, error) {
 	d.atClient.Store(atClient)
 	d.declared = declared
 	d.old, d.new = &countedStore{Store: cfg.Old, d: d}, &countedStore{Store: cfg.New, d: d, isNew: true}
+	d.sized, _ = storeAs[sized](cfg.New)
 	d.SetPhase(cfg.Phase)
 	return d, nil
 }
+
+type sized interface{ fits(*Record) error }
 
 const (
 	newAtClient = "its records live in the client's cookie, which cannot hold revocations: move from such a store, not to it"
@@ -420,7 +424,7 @@ func (d *DualStore) adopt(ctx context.Context, name string, rec *Record, r rules
 		case errors.Is(err, ErrGone):
 			return ended(), false, nil
 		case !errors.Is(err, ErrConflict):
-			if !r.needNew {
+			if !r.needNew || r.writeOld && errors.Is(err, ErrTooLarge) {
 				d.figures.Load().newWriteErrorsIgnored.Add(1)
 				s.newSeen = false
 				return rec, false, nil
@@ -497,6 +501,11 @@ func (d *DualStore) save(ctx context.Context, name string, rec *Record, base int
 	}
 	// The marks of both copies are compared. Another DualStore may already have set complete.
 	out.lineage.complete, out.lineage.fresh = out.lineage.complete || !atClient, false
+	if d.sized != nil && r.dual() && !mayFail(r, newSide, rec.Revoked, false) {
+		if err := d.sized.fits(out); err != nil {
+			return "", err // before the old store is written
+		}
+	}
 	s, known := d.seenOf(rec, base)
 	token = rec.Token
 	kept := false

@@ -28,6 +28,10 @@ type RedisStoreConfig struct {
 	// Prefix is the prefix of every key. Default "session:". Programs with the same server, prefix and cookie name share
 	// their sessions: if they should not, give each its own prefix.
 	Prefix string
+
+	// MaxSize is the largest record in bytes, as stored: its values as JSON, and up to 900 bytes more. A larger one is
+	// [ErrTooLarge] from Save, and is not sent. Default 1 MiB.
+	MaxSize int
 }
 
 // RedisStore keeps each session as one string key, named by the prefix and the [TokenID]. The value is JSON, readable
@@ -42,6 +46,7 @@ type RedisStore struct {
 	ring   ring // nil for any other client
 	ttl    time.Duration
 	prefix string
+	max    int // bytes of a record
 }
 
 // NewRedisStore returns a RedisStore that uses any go-redis client: a Client, a ClusterClient, a Ring, a Sentinel
@@ -72,13 +77,16 @@ func NewRedisStore(rdb redis.Cmdable, cfg RedisStoreConfig) (*RedisStore, error)
 	case cfg.TTL < time.Millisecond:
 		bad.Add("TTL", "%v: must be at least 1ms, the shortest expiry of Redis", cfg.TTL)
 	}
+	if cfg.MaxSize < 0 {
+		bad.Add("MaxSize", "%d: must not be negative; 0 means 1 MiB", cfg.MaxSize)
+	}
 	if err := bad.Join(); err != nil {
 		return nil, err
 	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = "session:"
 	}
-	s := &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix}
+	s := &RedisStore{rdb: rdb, ttl: cfg.TTL, prefix: cfg.Prefix, max: cmp.Or(cfg.MaxSize, 1<<20)}
 	s.ring, _ = rdb.(ring)
 	return s, nil
 }
@@ -236,6 +244,9 @@ func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base in
 		marks = "" // a key that exists can only come from an earlier run of this command
 	}
 	text := rec.append(nil, storedStart, rec.ID, marks)
+	if err := s.checkSize(rec, len(text)); err != nil {
+		return "", err
+	}
 	if base == 0 {
 		return s.create(ctx, rec, text, time.Duration(ms)*time.Millisecond)
 	}
@@ -258,6 +269,25 @@ func (s *RedisStore) Save(ctx context.Context, name string, rec *Record, base in
 		return "", s.conflict(rec, answer)
 	}
 	return "", fmt.Errorf("sessions: redis: save: unexpected answer of type %T", answer)
+}
+
+// checkSize returns [ErrTooLarge] for a record of this size in bytes. A tombstone is never too large.
+func (s *RedisStore) checkSize(rec *Record, size int) error {
+	if size <= s.max || rec.Revoked {
+		return nil
+	}
+	return fmt.Errorf("%w: the record has %d bytes, and RedisStoreConfig.MaxSize is %d: store less in the session, or raise MaxSize",
+		ErrTooLarge, size, s.max)
+}
+
+// fits returns the error with which Save would refuse the record for its size. A [DualStore] asks before it writes the
+// record to its old store.
+func (s *RedisStore) fits(rec *Record) error {
+	const longest = 6 // bytes in JSON for one in a key
+	if longest*(80+maxMarks*markLength+rec.valuesLength()) <= s.max {
+		return nil
+	}
+	return s.checkSize(rec, len(rec.appendStored(nil)))
 }
 
 // create writes a record or a tombstone that need not replace another.
