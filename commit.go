@@ -478,26 +478,45 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 			c.rec = next
 			return token, nil
 		}
-		if errors.Is(err, ErrConflict) {
+		conflict := errors.Is(err, ErrConflict)
+		if conflict {
 			if old, err = c.merge(ctx, old, err, attempt); err == nil {
 				next.values, next.index = old.clone().values, nil
 				next.CustomIdle, next.Idle, next.Persistent = old.CustomIdle, old.Idle, old.Persistent
 				next.Secure = old.Secure // merge has combined both
 				c.r.m.limits.slide(next, now)
-				token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version)
+				if token, err = c.write(ctx, EventCommit, OutcomeSaved, next, next.Version); err == nil {
+					continue
+				}
 			}
-		} else {
+		}
+		// The cause may be that the commit timed out: what follows has a time limit of its own.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		if !conflict {
+			if c.renewed(last, stone, old.Version, err) {
+				c.rec = next
+				return token, nil
+			}
 			c.failed(ctx, EventRenew, old.ID, err)
 		}
-		if err != nil {
-			// No client has the new token. The cause may be that the commit timed out, so delete with a time limit of
-			// its own.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			defer cancel()
-			_ = c.r.m.store.Delete(ctx, c.r.m.cookie.Name, next)
-			return "", err
+		_ = c.r.m.store.Delete(last, c.r.m.cookie.Name, next) // no client has the new token
+		return "", err
+	}
+}
+
+// renewed reports whether the tombstone of this renewal was written, although Save returned an error: then the old token
+// is dead, and the session goes on under the new one. It writes the tombstone again, which a store that has it takes for
+// a repetition, and which ends the other copy of a DualStore as well. Some stores only say that the session has ended.
+func (c *change) renewed(ctx context.Context, stone *Record, base int64, failure error) bool {
+	m := c.r.m
+	if !errors.Is(failure, ErrGone) {
+		if _, err := m.store.Save(ctx, m.cookie.Name, stone, base); err == nil {
+			return true
 		}
 	}
+	there, err := m.store.Load(ctx, m.cookie.Name, stone.Token)
+	return err == nil && there.Renewed && there.lineage.has(stone.lineage.mark)
 }
 
 // merge waits a little, gets the record that the store has instead of ours, and makes our changes again on it.
