@@ -175,7 +175,7 @@ const (
 )
 
 // Report returns the figures since the program started or the phase last changed, and the verdict. It checks a Redis
-// with one INFO command per node, for at most two seconds. It never fails: problems are in the report. A report
+// with its Check method, for at most two seconds. It never fails: problems are in the report. A report
 // contains no token and no value.
 func (d *DualStore) Report() DualReport {
 	d.phaseMu.Lock()

@@ -369,7 +369,9 @@ func (s *RedisStore) failed(ctx context.Context, op string, cause error) error {
 
 // failedTo returns the error for a failed operation. It omits what Redis or its client quotes of a command or a reply,
 // which may contain session keys and values.
-func failedTo(op string, cause error) error {
+func failedTo(op string, cause error) error { return &redisError{op, unquoted(cause)} }
+
+func unquoted(cause error) error {
 	text := cause.Error()
 	var number *strconv.NumError // quotes a reply that is not a number
 	if before, _, cut := strings.Cut(text, ", with args beginning with"); cut {
@@ -377,7 +379,7 @@ func failedTo(op string, cause error) error {
 	} else if errors.As(cause, &number) || strings.HasPrefix(text, "redis: ") && strings.ContainsRune(text, '"') && errors.Unwrap(cause) == nil {
 		cause = errors.New("cannot parse the reply")
 	}
-	return &redisError{op, cause}
+	return cause
 }
 
 // refusal is an error reply of Redis, cut before what it quotes.

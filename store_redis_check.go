@@ -6,15 +6,18 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"handover.example/sessions/internal/redisinfo"
 	"handover.example/sessions/internal/redisscript"
 	"handover.example/sessions/internal/texttable"
 )
@@ -36,7 +39,7 @@ type RedisHealth struct {
 	// Nodes is the number of servers that answered.
 	Nodes int `json:"nodes"`
 
-	// UsedMemory and MaxMemory are in bytes. A MaxMemory of 0 means no limit.
+	// UsedMemory and MaxMemory are in bytes. A MaxMemory of 0 means no limit. Warnings judge each node by its own limit.
 	UsedMemory int64 `json:"used_memory"`
 	MaxMemory  int64 `json:"max_memory"`
 
@@ -55,59 +58,134 @@ type RedisHealth struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
-// Check checks every node with one INFO command. Use it at start and for health pages. It never uses CONFIG, which
-// hosted services refuse.
+// Check checks every node with one pipeline: INFO, and the commands that sessions need, on a key that does not exist. It
+// writes nothing. Use it at start and for health pages. It never uses CONFIG, which hosted services refuse.
 //
 // The only maxmemory-policy that suits sessions is noeviction. Every session has a TTL, so any other policy lets Redis
 // evict sessions when memory is full, whatever filled it: users are logged out, and the tombstones of ended sessions
 // are lost. Under noeviction, new logins fail while Redis is full; reads and logouts still work. The verdict is
 // "unknown" if the host hides the policy: look it up in the host's settings.
 //
-// Check returns an error if a node did not answer. A server that refuses INFO is not an error: its verdict is
-// "unknown".
+// A command that a server or its ACL refuses is a warning, and so is a client that reaches only one node of a cluster.
+// Check returns an error if a node did not answer, if a shard of a Ring is down, and if the server is a sentinel. A
+// server that refuses INFO is not an error: its verdict is "unknown".
 func (s *RedisStore) Check(ctx context.Context) (RedisHealth, error) {
 	var h RedisHealth
 	var mu sync.Mutex
-	policies := map[string]bool{}
-	alone := false
+	var nodes []nodeHealth
 	err := s.eachNode(ctx, func(ctx context.Context, node redis.Cmdable) error {
-		text, err := node.Info(ctx).Result()
-		if redis.HasErrorPrefix(err, "NOPERM") || redis.HasErrorPrefix(err, "ERR unknown command") {
-			text, err = "", nil // INFO is forbidden or missing
-		}
+		n, err := s.look(ctx, node)
 		if err != nil {
 			return err
 		}
-		info := parseInfo(text)
 		mu.Lock()
 		defer mu.Unlock()
-		h.addNode(info, database(node))
-		policies[info["maxmemory_policy"]] = true
-		alone = alone || s.seesOneOfMany(info)
+		nodes = append(nodes, n)
+		h.addNode(n.info, database(node))
 		return nil
 	})
 	if err != nil {
 		return h, s.failed(ctx, "check", err)
 	}
-	h.judge(policies)
-	if alone {
-		h.Warnings = append(h.Warnings, "these figures are from one node of a cluster: pass the ClusterClient itself to NewRedisStore to see all nodes")
+	h.judge(nodes)
+	if slices.ContainsFunc(nodes, func(n nodeHealth) bool { return n.cluster }) && s.oneNode() != "" {
+		h.Warnings = append(h.Warnings, s.oneNode())
 	}
 	return h, nil
 }
 
+// nodeHealth is what one server reports.
+type nodeHealth struct {
+	info    redisinfo.Info
+	cluster bool
+	refused []string // commands that sessions need
+	reason  string   // why it refuses the first of them
+}
+
+// look asks one server.
+func (s *RedisStore) look(ctx context.Context, node redis.Cmdable) (nodeHealth, error) {
+	id, _ := TokenID(NewToken()) // of no session
+	keys := []string{s.key(id)}
+	pipe := node.Pipeline()
+	info := pipe.Info(ctx)
+	needed := []redis.Cmder{
+		pipe.Get(ctx, keys[0]),
+		pipe.SetArgs(ctx, keys[0], "", redis.SetArgs{Mode: "XX", TTL: time.Second}),
+		pipe.Del(ctx, keys[0]),
+		pipe.PExpire(ctx, keys[0], time.Second),
+		redisscript.Delete.Eval(ctx, pipe, keys),
+		redisscript.Delete.EvalSha(ctx, pipe, keys),
+	}
+	if _, err := exec(ctx, pipe); err != nil {
+		return nodeHealth{}, err
+	}
+	text, err := info.Result()
+	if err != nil && !redis.HasErrorPrefix(err, "NOPERM") && !redis.HasErrorPrefix(err, "ERR unknown command") { // INFO is neither forbidden nor missing
+		return nodeHealth{}, err
+	}
+	n := nodeHealth{info: redisinfo.Parse(text)}
+	if n.info.Sentinel() {
+		return n, errSentinel(n.info)
+	}
+	n.cluster = n.info.Cluster()
+	for _, cmd := range needed {
+		err, name := cmd.Err(), strings.ToUpper(cmd.Name())
+		var answer redis.Error
+		switch {
+		case err == nil, errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "NOSCRIPT"): // EVAL did not load it
+		case !errors.As(err, &answer):
+			return n, err
+		case redis.HasErrorPrefix(err, "MOVED"), redis.HasErrorPrefix(err, "ASK"):
+			n.cluster = true
+		case redis.HasErrorPrefix(err, "READONLY") && n.info["role"] == "slave":
+		case slices.Contains(n.refused, "GET") && strings.Contains(err.Error(), "script"): // the GET in the script is refused
+		default:
+			if n.refused = append(n.refused, name); n.reason == "" {
+				n.reason = unquoted(err).Error()
+			}
+		}
+	}
+	return n, nil
+}
+
+// exec sends a pipeline. Its error is not that of a command: go-redis assigns the refusal of a login to no command.
+func exec(ctx context.Context, pipe redis.Pipeliner) ([]redis.Cmder, error) {
+	answers, err := pipe.Exec(ctx)
+	if slices.ContainsFunc(answers, func(a redis.Cmder) bool { return a.Err() != nil }) {
+		return answers, nil
+	}
+	return answers, err
+}
+
+func errSentinel(info redisinfo.Info) error {
+	master := "unknown"
+	if addrs := info.Masters(); len(addrs) > 0 {
+		master = strings.Join(addrs, ", ")
+	}
+	return fmt.Errorf("this is a sentinel, whose master is at %s: use redis.NewFailoverClient with its address", master)
+}
+
 // eachNode calls fn, possibly concurrently, for each server that holds sessions.
 func (s *RedisStore) eachNode(ctx context.Context, fn func(context.Context, redis.Cmdable) error) error {
-	each := func(ctx context.Context, c *redis.Client) error { return fn(ctx, c) }
+	var visited atomic.Int64
+	each := func(ctx context.Context, c *redis.Client) error {
+		visited.Add(1)
+		return fn(ctx, c)
+	}
 	switch rdb := s.rdb.(type) {
 	case interface { // a cluster; it has ForEachShard as well, which visits replicas
 		ForEachMaster(context.Context, func(context.Context, *redis.Client) error) error
 	}:
 		return rdb.ForEachMaster(ctx, each)
-	case interface {
+	case interface { // a ring: it leaves out the shards that are down
+		ring
 		ForEachShard(context.Context, func(context.Context, *redis.Client) error) error
 	}:
-		return rdb.ForEachShard(ctx, each)
+		err := rdb.ForEachShard(ctx, each)
+		if all := len(rdb.Options().Addrs); err == nil && int(visited.Load()) != all {
+			return fmt.Errorf("%d of %d shards answered: %w", visited.Load(), all, errShardAway)
+		}
+		return err
 	}
 	return fn(ctx, s.rdb)
 }
@@ -120,30 +198,20 @@ func database(node redis.Cmdable) int {
 	return -1
 }
 
-// seesOneOfMany reports whether a client that hides its server, such as an AutoPipeline, is connected to a cluster:
-// each command without a key then goes to an arbitrary node.
-func (s *RedisStore) seesOneOfMany(info map[string]string) bool {
-	if info["cluster_enabled"] != "1" && info["redis_mode"] != "cluster" {
-		return false
-	}
+// oneNode returns what is wrong if the servers turn out to be nodes of a cluster, or "" if this is a client of clusters. A
+// client that hides its server, such as an AutoPipeline, may be one: each command without a key then goes to an
+// arbitrary node.
+func (s *RedisStore) oneNode() string {
 	switch s.rdb.(type) {
-	case interface{ Options() *redis.Options }, interface{ Options() *redis.ClusterOptions }, interface{ Options() *redis.RingOptions }:
-		return false
+	case interface{ Options() *redis.ClusterOptions }:
+		return ""
+	case interface{ Options() *redis.Options }, interface{ Options() *redis.RingOptions }:
+		return "this is a node of a cluster, and the client does not reach the others: sessions there fail; pass a ClusterClient to NewRedisStore"
 	}
-	return true
+	return "these figures are from one node of a cluster: pass the ClusterClient itself to NewRedisStore to see all nodes"
 }
 
-func parseInfo(text string) map[string]string {
-	info := map[string]string{}
-	for line := range strings.Lines(text) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
-			info[name] = value
-		}
-	}
-	return info
-}
-
-func (h *RedisHealth) addNode(info map[string]string, db int) {
+func (h *RedisHealth) addNode(info redisinfo.Info, db int) {
 	h.Nodes++
 	h.UsedMemory += number(info["used_memory"])
 	h.MaxMemory += number(info["maxmemory"])
@@ -189,7 +257,23 @@ func addWord(list, word string) string {
 	return list + ", " + word
 }
 
-func (h *RedisHealth) judge(policies map[string]bool) {
+func (h *RedisHealth) judge(nodes []nodeHealth) {
+	policies := map[string]bool{}
+	var unlimited, full int
+	refusals := map[string]int{}
+	for _, n := range nodes {
+		policies[n.info["maxmemory_policy"]] = true
+		used, limit := number(n.info["used_memory"]), number(n.info["maxmemory"])
+		switch {
+		case limit == 0 && used > 0:
+			unlimited++
+		case limit > 0 && float64(used) > 0.9*float64(limit):
+			full++
+		}
+		if n.refused != nil {
+			refusals[strings.Join(n.refused, ", ")+", which sessions need: "+n.reason]++
+		}
+	}
 	h.PolicyVerdict, h.PolicyReason = "unknown", "the server does not report its maxmemory_policy: look it up in the host's settings; it must be noeviction"
 	if len(policies) > 0 && !policies[""] {
 		h.PolicyVerdict, h.PolicyReason = "ok", "no key is evicted: when memory is full, new logins fail, but nobody is logged out"
@@ -222,11 +306,24 @@ func (h *RedisHealth) judge(policies map[string]bool) {
 	if h.KeysWithoutTTL > 0 {
 		warn("%d keys have no TTL and stay until they are deleted: run Audit to see whether they are sessions", h.KeysWithoutTTL)
 	}
-	switch {
-	case h.MaxMemory == 0 && h.UsedMemory > 0:
-		warn("maxmemory is not set: when the machine runs out of memory, the server is killed and its sessions may be lost; set a limit")
-	case h.MaxMemory > 0 && float64(h.UsedMemory) > 0.9*float64(h.MaxMemory):
-		warn("more than 90%% of maxmemory is used: at the limit, new logins fail")
+	on := func(n int) string {
+		if len(nodes) == 1 {
+			return ""
+		}
+		return fmt.Sprintf(" on %d of %d nodes", n, len(nodes))
+	}
+	if unlimited > 0 {
+		warn("maxmemory is not set%s: when the machine runs out of memory, the server is killed and its sessions may be lost; set a limit", on(unlimited))
+	}
+	if full > 0 {
+		warn("more than 90%% of maxmemory is used%s: at the limit, new logins fail", on(full))
+	}
+	for _, what := range slices.Sorted(maps.Keys(refusals)) {
+		if who := fmt.Sprintf("%d of %d nodes refuse", refusals[what], len(nodes)); len(nodes) > 1 {
+			warn("%s %s", who, what)
+		} else {
+			warn("the server refuses %s", what)
+		}
 	}
 }
 
@@ -342,10 +439,9 @@ func (s *RedisStore) walk(ctx context.Context, repair bool, progress []func(Redi
 	sum := RedisAudit{Prefix: s.prefix}
 	var mu sync.Mutex
 	err := s.eachNode(ctx, func(ctx context.Context, node redis.Cmdable) error {
-		if database(node) < 0 {
-			info, err := node.Info(ctx).Result()
-			if err == nil && s.seesOneOfMany(parseInfo(info)) {
-				return errors.New("this client reaches one node of a cluster at a time: pass the ClusterClient itself to NewRedisStore")
+		if why := s.oneNode(); why != "" {
+			if info, err := node.Info(ctx).Result(); err == nil && redisinfo.Parse(info).Cluster() {
+				return errors.New(why)
 			}
 		}
 		return s.scan(ctx, node, repair, func(batch *RedisAudit) {
@@ -457,9 +553,9 @@ func pipelined(ctx context.Context, node redis.Cmdable, keys []string, add func(
 	for _, key := range keys {
 		add(pipe, key)
 	}
-	answers, err := pipe.Exec(ctx)
-	if err == nil {
-		return answers, nil
+	answers, err := exec(ctx, pipe)
+	if err != nil {
+		return nil, err
 	}
 	for _, a := range answers {
 		if err := a.Err(); err != nil && !redis.HasErrorPrefix(err, "MOVED") && !redis.HasErrorPrefix(err, "ASK") && !redis.HasErrorPrefix(err, "TRYAGAIN") {

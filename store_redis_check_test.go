@@ -136,6 +136,16 @@ func TestRedisCheckUnknown(t *testing.T) {
 		require.Equal(t, "unknown", h.PolicyVerdict)
 		require.Contains(t, h.String(), "policy            unknown: unknown")
 	})
+	t.Run("the login fails", func(t *testing.T) {
+		server := redistest.Start(t)
+		require.NoError(t, server.Client(t).ConfigSet(ctx, "requirepass", "pw").Err())
+		for password, says := range map[string]string{"": "NOAUTH", "another": "WRONGPASS"} {
+			rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Password: password})
+			defer rdb.Close()
+			_, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+			require.ErrorContains(t, err, "sessions: redis: check: "+says)
+		}
+	})
 	t.Run("nobody answers", func(t *testing.T) {
 		server := redistest.Start(t)
 		rdb := server.Client(t)
@@ -280,6 +290,190 @@ func TestRedisAuditRefusesAHiddenCluster(t *testing.T) {
 	h, err := store.Check(ctx)
 	require.NoError(t, err)
 	require.Contains(t, h.String(), "one node of a cluster")
+}
+
+// clusterOfThree starts three masters with a limit of memory each.
+func clusterOfThree(t *testing.T) ([]*redistest.Server, *sessions.RedisStore) {
+	t.Helper()
+	servers := redistest.StartCluster(t, 3)
+	for _, s := range servers {
+		require.NoError(t, s.Client(t).ConfigSet(context.Background(), "maxmemory", "100mb").Err())
+	}
+	return servers, newRedisStore(t, redistest.ClusterClient(t, servers), time.Hour)
+}
+
+// Each node is judged by itself: a cluster is full when one of its masters is.
+func TestRedisCheckEachNode(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	servers, store := clusterOfThree(t)
+	h, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Empty(t, h.Warnings)
+	require.Equal(t, 3, h.Nodes)
+	one := servers[1].Client(t)
+
+	require.NoError(t, one.ConfigSet(ctx, "maxmemory", "0").Err())
+	h, err = store.Check(ctx)
+	require.NoError(t, err)
+	require.Len(t, h.Warnings, 1)
+	require.Contains(t, h.Warnings[0], "maxmemory is not set on 1 of 3 nodes: ")
+
+	info, err := one.Info(ctx, "memory").Result()
+	require.NoError(t, err)
+	var used int64
+	for line := range strings.Lines(info) {
+		_, _ = fmt.Sscanf(line, "used_memory:%d", &used)
+	}
+	require.Positive(t, used)
+	require.NoError(t, one.ConfigSet(ctx, "maxmemory", fmt.Sprint(used*21/20)).Err())
+	h, err = store.Check(ctx)
+	require.NoError(t, err)
+	require.Contains(t, h.Warnings, "more than 90% of maxmemory is used on 1 of 3 nodes: at the limit, new logins fail")
+
+	require.NoError(t, one.ConfigSet(ctx, "maxmemory", "100mb").Err())
+	require.NoError(t, one.ConfigSet(ctx, "maxmemory-policy", "allkeys-lru").Err())
+	h, err = store.Check(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "wrong", h.PolicyVerdict)
+	require.Equal(t, "allkeys-lru, noeviction", h.Policy)
+
+	require.NoError(t, one.ConfigSet(ctx, "maxmemory-policy", "noeviction").Err())
+	require.NoError(t, one.Do(ctx, "ACL", "SETUSER", "default", "-eval").Err())
+	h, err = store.Check(ctx)
+	require.NoError(t, err)
+	require.Len(t, h.Warnings, 1)
+	require.Contains(t, h.Warnings[0], "1 of 3 nodes refuse EVAL")
+
+	servers[2].Stop()
+	_, err = store.Check(ctx)
+	require.ErrorContains(t, err, "connection refused")
+}
+
+// A client of one node finds only the sessions of that node.
+func TestRedisCheckOneNodeOfACluster(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	servers, _ := clusterOfThree(t)
+	rdb := servers[0].Client(t)
+	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": servers[0].Addr, "two": servers[1].Addr}})
+	t.Cleanup(func() { _ = ring.Close() })
+	for name, rdb := range map[string]redis.Cmdable{"client": rdb, "wrapped": struct{ *redis.Client }{rdb}, "ring": ring} {
+		store := newRedisStore(t, rdb, time.Hour)
+		h, err := store.Check(ctx)
+		require.NoError(t, err, name)
+		require.Len(t, h.Warnings, 1, name)
+		require.Contains(t, h.Warnings[0], "pass a ClusterClient to NewRedisStore", name)
+		_, err = store.Audit(ctx)
+		require.ErrorContains(t, err, "pass a ClusterClient to NewRedisStore", name)
+		_, err = store.Repair(ctx)
+		require.ErrorContains(t, err, "pass a ClusterClient to NewRedisStore", name)
+	}
+}
+
+// A sentinel answers PING and INFO, and holds no sessions.
+func TestRedisCheckSentinel(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	master := redistest.Start(t, "--maxmemory", "100mb")
+	sentinel := redistest.StartSentinel(t, master)
+	_, err := newRedisStore(t, sentinel.Client(t), time.Hour).Check(ctx)
+	require.ErrorContains(t, err, "this is a sentinel, whose master is at "+master.Addr)
+	require.ErrorContains(t, err, "NewFailoverClient")
+
+	for name, rdb := range map[string]redis.UniversalClient{
+		"one":     redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "master", SentinelAddrs: []string{sentinel.Addr}}),
+		"cluster": redis.NewFailoverClusterClient(&redis.FailoverOptions{MasterName: "master", SentinelAddrs: []string{sentinel.Addr}}),
+	} {
+		t.Cleanup(func() { _ = rdb.Close() })
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err, name)
+		require.Empty(t, h.Warnings, name)
+		require.Equal(t, 1, h.Nodes, name)
+	}
+}
+
+// A shard that is down is counted, also when the ring has taken it out.
+func TestRedisCheckRingShardDown(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	ring, shards := startRing(t)
+	store := newRedisStore(t, ring, time.Hour)
+	h, err := store.Check(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, h.Nodes)
+	_, err = store.Audit(ctx)
+	require.NoError(t, err)
+	shards[1].Stop()
+	awaitShards(t, ring, 1)
+	h, err = store.Check(ctx)
+	require.ErrorContains(t, err, "1 of 2 shards answered")
+	require.Equal(t, 1, h.Nodes)
+	_, err = store.Audit(ctx)
+	require.ErrorContains(t, err, "1 of 2 shards answered")
+	_, err = store.Repair(ctx)
+	require.ErrorContains(t, err, "1 of 2 shards answered")
+	shards[0].Stop()
+	awaitShards(t, ring, 0)
+	_, err = store.Check(ctx)
+	require.ErrorContains(t, err, "0 of 2 shards answered")
+}
+
+// Check runs each command that sessions need, on a key that does not exist.
+func TestRedisCheckRefusedCommands(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := redistest.Start(t, "--maxmemory", "100mb")
+	admin := server.Client(t)
+	const all = "+get +set +del +eval +evalsha +pexpire +info"
+	for rules, refused := range map[string]string{
+		"~session:* -@all " + all:               "",
+		"~session:* -@all " + all + " -get":     "GET",
+		"~session:* -@all " + all + " -set":     "SET",
+		"~session:* -@all " + all + " -del":     "DEL",
+		"~session:* -@all " + all + " -pexpire": "PEXPIRE",
+		"~session:* -@all " + all + " -eval":    "EVAL",
+		"~session:* -@all " + all + " -evalsha": "EVALSHA",
+		"~* +@all -@scripting":                  "EVAL, EVALSHA",
+		"~* +@all -@write":                      "SET, DEL, PEXPIRE",
+		"~other:* +@all":                        "GET, SET, DEL, PEXPIRE, EVAL, EVALSHA",
+		"~session:* -@all +eval +evalsha +info": "GET, SET, DEL, PEXPIRE",
+		"~session:* -@all +info":                "GET, SET, DEL, PEXPIRE, EVAL, EVALSHA",
+	} {
+		require.NoError(t, admin.ScriptFlush(ctx).Err())
+		args := []any{"ACL", "SETUSER", "app", "reset", "on", ">pw"}
+		for rule := range strings.FieldsSeq(rules) {
+			args = append(args, rule)
+		}
+		require.NoError(t, admin.Do(ctx, args...).Err())
+		rdb := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "app", Password: "pw"})
+		auto, err := rdb.AutoPipeline()
+		require.NoError(t, err)
+		for _, client := range []redis.Cmdable{rdb, auto} {
+			h, err := newRedisStore(t, client, time.Hour).Check(ctx)
+			require.NoError(t, err, rules)
+			if refused == "" {
+				require.Empty(t, h.Warnings, rules)
+				continue
+			}
+			require.Len(t, h.Warnings, 1, rules)
+			require.Contains(t, h.Warnings[0], "the server refuses "+refused+", which sessions need: NOPERM", rules)
+			require.NotContains(t, h.Warnings[0], "session:")
+		}
+		require.NoError(t, auto.Close())
+		require.NoError(t, rdb.Close())
+	}
+	require.Zero(t, admin.DBSize(ctx).Val())
+	require.Contains(t, admin.Info(ctx, "persistence").Val(), "rdb_changes_since_last_save:0\r\n", "nothing was written")
+
+	for _, command := range []string{"EVAL", "EVALSHA"} {
+		without := redistest.Start(t, "--maxmemory", "100mb", "--rename-command", command, "")
+		h, err := newRedisStore(t, without.Client(t), time.Hour).Check(ctx)
+		require.NoError(t, err)
+		require.Len(t, h.Warnings, 1)
+		require.Contains(t, h.Warnings[0], "the server refuses "+command+", which sessions need: ERR unknown command")
+		require.NotContains(t, h.Warnings[0], "args")
+	}
 }
 
 func TestRedisAuditStops(t *testing.T) {

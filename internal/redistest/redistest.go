@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type Server struct {
 	tb   testing.TB
 	dir  string
 	args []string
+	conf string // of a sentinel
 	cmd  *exec.Cmd
 	log  *bytes.Buffer
 
@@ -41,9 +43,30 @@ func Start(tb testing.TB, args ...string) *Server {
 		}
 		tb.Skip("redis-server is not installed: this test needs a real one (Debian: apt install redis-server)")
 	}
+	return start(tb, func(addr string) *Server { return &Server{Addr: addr, tb: tb, dir: tb.TempDir(), args: args} })
+}
+
+// StartSentinel starts a sentinel that watches a master, under the name "master", and stops it when the test ends.
+func StartSentinel(tb testing.TB, master *Server) *Server {
+	tb.Helper()
+	host, port, _ := net.SplitHostPort(master.Addr)
+	return start(tb, func(addr string) *Server {
+		dir := tb.TempDir()
+		conf := filepath.Join(dir, "sentinel.conf")
+		_, own, _ := net.SplitHostPort(addr)
+		text := fmt.Sprintf("bind 127.0.0.1\nport %s\ndir %s\nsentinel monitor master %s %s 1\n", own, dir, host, port)
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			tb.Fatal(err)
+		}
+		return &Server{Addr: addr, tb: tb, dir: dir, conf: conf}
+	})
+}
+
+func start(tb testing.TB, at func(addr string) *Server) *Server {
+	tb.Helper()
 	var err error
 	for range 5 { // another process may take the free port first
-		s := &Server{Addr: freeAddr(tb), tb: tb, dir: tb.TempDir(), args: args}
+		s := at(freeAddr(tb))
 		if err = s.start(); err == nil {
 			tb.Cleanup(s.Stop)
 			return s
@@ -84,6 +107,9 @@ func freeAddr(tb testing.TB) string {
 func (s *Server) start() error {
 	_, port, _ := net.SplitHostPort(s.Addr)
 	args := append([]string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", s.dir, "--daemonize", "no"}, s.args...)
+	if s.conf != "" {
+		args = []string{s.conf, "--sentinel"}
+	}
 	s.log = &bytes.Buffer{}
 	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
