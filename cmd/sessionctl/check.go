@@ -17,7 +17,8 @@ const checkHelp = `sessionctl check: check whether a Redis is set up for session
 
   sessionctl check -redis redis.internal:6379
 
-It sends one INFO command to every master, and needs neither CONFIG nor a walk over the keys.
+It sends INFO to every master, and the commands that sessions need, on a key that does not exist. It writes nothing,
+and needs neither CONFIG nor a walk over the keys. Use the user of the application.
 Exit code 1 if maxmemory-policy is not noeviction, or if there is any warning. A policy that the host hides is not
 an error: look it up in the host's settings.
 

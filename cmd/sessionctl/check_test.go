@@ -53,10 +53,22 @@ func TestCheck(t *testing.T) {
 	check(exitNoAnswer, []string{"requires a password", "SESSIONCTL_PASSWORD"}, "-redis", locked.Addr)
 	check(exitNoAnswer, []string{"rejects the password"}, "-redis-file", file(t, "redis://:wrong@"+locked.Addr))
 	check(exitNoAnswer, []string{"no answer within 1s", "try redis://"}, "-redis", "rediss://"+server.Addr, "-timeout", "1s")
-	check(exitOK, []string{"policy unknown"}, "-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
+	check(exitWrong, []string{"policy unknown", "the server refuses GET, DEL, PEXPIRE, EVAL, EVALSHA, which sessions need", "NOPERM", "1 problem to fix"},
+		"-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
 	code, out, errs := ctl(t, "", "audit", "-redis-file", file(t, "redis://writer:"+escaped+"@"+server.Addr))
 	require.Equal(t, exitNoAnswer, code, out)
 	require.Contains(t, errs, "audit needs SCAN and PTTL")
+
+	sentinel := redistest.StartSentinel(t, server)
+	for _, command := range []string{"check", "audit"} {
+		code, out, errs := ctl(t, "", command, "-redis", sentinel.Addr)
+		require.Equal(t, exitUsage, code, out)
+		require.Contains(t, errs, sentinel.Addr+" is a sentinel; its master is at "+server.Addr)
+		require.Contains(t, errs, "Use -redis "+server.Addr)
+	}
+	check(exitUsage, []string{"is not a cluster"}, "-redis", sentinel.Addr, "-cluster")
+	require.NoError(t, cluster[1].Client(t).ConfigSet(ctx, "maxmemory", "1mb").Err())
+	check(exitWrong, []string{"more than 90% of maxmemory is used on 1 of 2 nodes"}, "-redis", cluster[0].Addr, "-cluster")
 
 	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory-policy", "volatile-lru").Err())
 	require.NoError(t, rdb.Set(ctx, "leak", 1, 0).Err())

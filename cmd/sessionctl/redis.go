@@ -17,6 +17,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"handover.example/sessions"
+	"handover.example/sessions/internal/redisinfo"
+	"handover.example/sessions/internal/texttable"
 )
 
 const passwordVariable = "SESSIONCTL_PASSWORD"
@@ -65,8 +67,7 @@ func (s *server) connect(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	// A single node of a cluster would show only a part of the keys.
-	info, err := s.rdb.Info(limited, "cluster").Result()
+	text, err := s.rdb.Info(limited).Result()
 	if refused(err) {
 		err = s.rdb.Ping(limited).Err()
 	}
@@ -77,11 +78,26 @@ func (s *server) connect(ctx context.Context) error {
 		}
 		return s.explain(err)
 	}
-	if isCluster := strings.Contains(info, "cluster_enabled:1"); isCluster && !s.cluster {
-		s.close()
-		return misused("Add -cluster: without it, you would see only the sessions of this node.", "%s is a node of a cluster", s.label)
+	switch info := redisinfo.Parse(text); {
+	case info.Sentinel():
+		err = isSentinel(s.label, info.Masters())
+	case info.Cluster() && !s.cluster:
+		err = misused("Add -cluster: without it, you would see only the sessions of this node.", "%s is a node of a cluster", s.label)
+	default:
+		return nil
 	}
-	return nil
+	s.close()
+	return err
+}
+
+func isSentinel(label string, masters []string) error {
+	switch len(masters) {
+	case 0:
+		return misused("Name a Redis server with -redis.", "%s is a sentinel, which knows no master", label)
+	case 1:
+		return misused("Use -redis "+texttable.Printable(masters[0])+". After a failover, the master is elsewhere.", "%s is a sentinel; its master is at %s", label, masters[0])
+	}
+	return misused("Use -redis with the address of one of them. After a failover, a master is elsewhere.", "%s is a sentinel; its masters are at %s", label, strings.Join(masters, ", "))
 }
 
 // refused reports whether the server answered but rejected this command.
@@ -179,7 +195,7 @@ func (s *server) explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return &problem{code: exitNoAnswer, message: "interrupted"}
-	case has("cluster support disabled"):
+	case has("cluster support disabled"), has("unknown command 'cluster'"): // the second from a sentinel
 		return misused("Remove -cluster.", "%s is not a cluster", s.label)
 	case is("MOVED"), is("ASK"):
 		return misused("Add -cluster.", "%s is a node of a cluster", s.label)
