@@ -1186,26 +1186,29 @@ func TestP03_ARequestRunsAcrossTheIdleTimeoutOnRedis(t *testing.T) {
 	t.Parallel()
 	rdb := redistest.Start(t).Client(t)
 	checkTTLs(t, rdb)
-	const idle = 2 * time.Second
+	const idle = 3 * time.Second
 	s := newSite(t, redisStoreOver(t, rdb), func(cfg *sessions.Config) { cfg.IdleTimeout = idle })
 	for role, fn := range map[string]func(sessions.Session){"reads": noop, "writes": addCount, "renews": sessions.Session.Renew} {
 		t.Run(role, func(t *testing.T) {
-			b := s.browser()
-			b.login("alice")
-			key := "session:" + b.id()
-			left := func() time.Duration {
-				ttl, err := rdb.PTTL(t.Context(), key).Result()
-				require.NoError(t, err)
-				return ttl
+			t.Parallel()
+			for {
+				b := s.browser()
+				b.login("alice")
+				used := time.Now()
+				require.Eventually(t, func() bool { return time.Since(used) > idle*6/10 }, waitLimit, 5*time.Millisecond)
+				asked := time.Now()
+				r := b.try(func(s sessions.Session) {
+					fn(s)
+					require.Eventually(t, func() bool { return time.Since(used) > idle }, waitLimit, 5*time.Millisecond)
+				})
+				user := b.user()
+				if asked.Sub(used) > idle*9/10 || time.Since(asked) > idle*9/10 {
+					continue // the machine stood still
+				}
+				require.Equal(t, http.StatusOK, r.status, r.body)
+				require.Equal(t, "alice", user)
+				return
 			}
-			require.Eventually(t, func() bool { return left() < idle*4/10 }, waitLimit, 5*time.Millisecond)
-			ends := time.Now().Add(left())
-			r := b.try(func(s sessions.Session) {
-				fn(s)
-				require.Eventually(t, func() bool { return time.Now().After(ends) }, waitLimit, 5*time.Millisecond)
-			})
-			require.Equal(t, http.StatusOK, r.status, r.body)
-			require.Equal(t, "alice", b.user())
 		})
 	}
 }

@@ -559,7 +559,7 @@ func age(t testing.TB, rdb redis.Cmdable, token string) {
 	require.NoError(t, err)
 	rec := &sessions.Record{}
 	require.NoError(t, json.Unmarshal([]byte(text), rec))
-	rec.Expires = rec.Expires.Add(-rec.Idle / 2)
+	rec.Expires = rec.Expires.Add(-rec.Idle / 4)
 	text2, err := json.Marshal(rec)
 	require.NoError(t, err)
 	require.NoError(t, rdb.Set(ctx, redisKey(token), text2, max(time.Until(rec.Expires), time.Millisecond)).Err())
