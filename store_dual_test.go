@@ -1413,8 +1413,12 @@ func loadOf(t *testing.T, rdb *redis.Client) (l load) {
 			}
 			l.withoutTTL = l.keys - expires
 		}
-		if value, ok := strings.CutPrefix(line, "used_memory:"); ok {
-			l.bytes, _ = strconv.ParseFloat(value, 64)
+		name, value, _ := strings.Cut(line, ":")
+		switch n, _ := strconv.ParseFloat(value, 64); name {
+		case "used_memory":
+			l.bytes += n
+		case "mem_clients_normal": // a busy machine needs more connections
+			l.bytes -= n
 		}
 	}
 	return l

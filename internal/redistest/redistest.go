@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -141,12 +142,22 @@ func (s *Server) start() error {
 				continue
 			}
 			_ = conn.Close()
-			if rdb.Ping(ctx).Err() == nil {
+			if isAnswering(ctx, rdb, cmd.Process.Pid) {
 				s.waited = done
 				return nil
 			}
 		}
 	}
+}
+
+// isAnswering reports whether the server of this process answers. Another one may have taken the port: then ours is about
+// to end.
+func isAnswering(ctx context.Context, rdb *redis.Client, pid int) bool {
+	info, err := rdb.Info(ctx, "server").Result()
+	if redis.HasErrorPrefix(err, "ERR unknown command") { // a test has renamed it
+		return rdb.Ping(ctx).Err() == nil
+	}
+	return strings.Contains(info, fmt.Sprintf("process_id:%d\r\n", pid))
 }
 
 // Stop kills the server, as in a crash. Restart starts it again.
