@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"handover.example/sessions/internal/httpcache"
+	"handover.example/sessions/internal/queue"
 )
 
 // tombstoneGrace is how long a server-side store keeps the tombstone of a renewed session: long enough for requests in
@@ -202,7 +204,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	now := r.m.limits.now()
 	c := change{r: r, s: s, late: late, rec: s.rec, stored: s.stored, resend: s.stored && !late && s.rec.presents() != r.client.token}
 	step := s.pending.plan(s.rec, circumstances{
-		stored: s.stored, late: late, renewed: r.client.renewed, answered: errors.Is(r.Context.Err(), context.DeadlineExceeded),
+		stored: s.stored, late: late, renewed: r.client.renewed, answered: r.answered(),
 		slides: !s.touchFailed,
 	}, now)
 	if step == stepNone && !c.resend && !s.pending.forget && len(s.pending.ended) == 0 {
@@ -225,6 +227,9 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	}
 	return cookie, s.adopt(&c, gen)
 }
+
+// answered reports whether somebody else has answered, because the request's deadline has passed.
+func (r *request) answered() bool { return errors.Is(r.Context.Err(), context.DeadlineExceeded) }
 
 // adopt takes over what a commit has written, and makes the changes again that were made while it ran.
 func (s *session) adopt(c *change, gen uint64) error {
@@ -270,6 +275,9 @@ type change struct {
 	mark   string // identifies this commit in the records that it writes
 
 	upgrades bool // this commit is the first on HTTPS that is kept in the record
+
+	turn    *queue.Turn[*Record] // nil if the client holds the record
+	failure error                // of our own change, while those of others are written
 }
 
 // run carries out the plan. It ends destroyed sessions first, so that a failed logout fails the whole commit, then
@@ -299,8 +307,7 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	switch step {
 	case stepTooLate:
 		if !c.late {
-			c.tooLate("the deadline of the request has passed, and the client has another answer: nothing was stored")
-			return "", errAnswered
+			return "", c.answered()
 		}
 		if !c.renew { // of which Renew has told
 			c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
@@ -313,10 +320,10 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 		token, err = c.create(ctx, now)
 	case stepRenew:
 		c.rec.Secure = c.rec.Secure || https
-		token, err = c.renewToken(ctx, now)
+		token, err = c.inTurn(ctx, now, c.renewToken)
 	case stepSave:
 		c.rec.Secure = c.rec.Secure || https
-		token, err = c.save(ctx, now)
+		token, err = c.inTurn(ctx, now, c.save)
 		slid = true
 	case stepTouch:
 		token, slid = c.touch(ctx, now, token, https)
@@ -328,6 +335,12 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 		c.r.warnUpgraded(ctx, c.rec.ID)
 	}
 	return c.cookieLine(ctx, now, token, slid && due)
+}
+
+// answered reports a change that must reach the client, and cannot, because somebody else has answered.
+func (c *change) answered() error {
+	c.tooLate("the deadline of the request has passed, and the client has another answer: nothing was stored")
+	return errAnswered
 }
 
 // errAnswered fails the response of a request whose deadline has passed.
@@ -441,16 +454,99 @@ func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	return token, err
 }
 
-// save writes the next version, merged with what parallel requests have written since.
+// inTurn writes an existing session. The commits of one session in this process take turns, so that they do not meet in
+// the store: each begins with the record that the one before it has written. A save takes along the changes of those that
+// wait, so that one write is enough for all. A commit that waits holds no connection of the store.
+func (c *change) inTurn(ctx context.Context, now time.Time, write func(context.Context, time.Time) (string, error)) (token string, err error) {
+	m, id := c.r.m, c.rec.ID
+	if m.atClient { // no other request writes the client's record
+		return write(ctx, now)
+	}
+	c.turn = m.commits.Join(id, c.renew || c.rec.Presented != "")
+	var left *Record
+	if !c.turn.Begun() {
+		var written bool
+		if left, written, err = c.wait(ctx); written || err != nil {
+			return c.rec.presents(), err
+		}
+	}
+	next, result := left, errWriter // what the others get, also if an Update function panics
+	defer func() { c.turn.Done(next, result) }()
+	if c.renew && c.r.answered() {
+		return "", c.answered()
+	}
+	if left != nil && follows(left, c.rec) {
+		if c.rec, err = c.onto(ctx, left, c.rec); err != nil {
+			return "", err
+		}
+	}
+	next = nil
+	token, result = write(ctx, now)
+	if result == nil && c.rec.ID == id && c.turn.Shares() {
+		next = c.rec.clone()
+	}
+	return token, cmp.Or(result, c.failure)
+}
+
+// errWriter is the error of a change that was taken along by a commit that has panicked.
+var errWriter = errors.New("sessions: not stored: the parallel request that was to write the change as well has panicked")
+
+// follows reports whether the changes of a commit can be made on what the one before it has written, instead of on what
+// was loaded. If the client holds the record, what this client presents need not be part of the other record.
+func follows(left, loaded *Record) bool {
+	return left.Version > loaded.Version && left.Presented == "" && loaded.Presented == ""
+}
+
+// wait waits for the turn of the commit and returns the record that the one before has left, if any; or until a parallel
+// commit has taken the changes along and written them.
+func (c *change) wait(ctx context.Context) (left *Record, written bool, err error) {
+	m, id := c.r.m, c.rec.ID
+	var failure error
+	rec, written, err := c.turn.Wait(ctx, func(rec *Record) (next *Record, err error) {
+		next, failure = c.onto(ctx, rec, c.rec)
+		return next, failure
+	})
+	switch {
+	case failure != nil:
+		return nil, false, failure
+	case written && err == nil:
+		c.rec = rec.clone()
+		m.emit(ctx, Event{Kind: EventCommit, Outcome: OutcomeSaved, SessionID: id, Store: m.storeName})
+	case written:
+		err = c.failed(ctx, EventCommit, id, err)
+	case err != nil:
+		err = c.failed(ctx, EventConflict, id, c.waited("the parallel requests of the session that came first were written", err))
+	}
+	return rec, written, err
+}
+
+// waited returns the error of a commit that has waited in vain.
+func (c *change) waited(until string, err error) error {
+	return fmt.Errorf("sessions: not stored: CommitTimeout (%v) had passed before %s: check that the store and the functions given to Update are fast, and %s: %w",
+		c.r.m.commitTimeout, until, fewer, err)
+}
+
+const fewer = "let fewer requests change one session at once, or raise CommitTimeout"
+
+// manyAttempts is how many conflicts of one commit are worth a log line.
+const manyAttempts = 10
+
+// save writes the next version, merged with what parallel requests have written since, and with the changes of those that
+// wait for their turn.
 func (c *change) save(ctx context.Context, now time.Time) (string, error) {
 	for attempt := 0; ; attempt++ {
-		base := c.rec.Version
-		c.r.m.limits.slide(c.rec, now)
-		token, err := c.write(ctx, EventCommit, OutcomeSaved, c.rec, base)
+		rec, err := c.turn.Change(ctx, c.rec, (*Record).clone)
+		if err != nil {
+			return "", c.failed(ctx, EventConflict, rec.ID, c.waited("the functions of parallel requests had returned", err))
+		}
+		base := rec.Version
+		c.r.m.limits.slide(rec, now)
+		token, err := c.write(ctx, EventCommit, OutcomeSaved, rec, base)
 		if !errors.Is(err, ErrConflict) {
+			c.rec = rec
 			return token, err
 		}
-		if c.rec, err = c.merge(ctx, c.rec, err, attempt); err != nil {
+		if c.rec, err = c.merge(ctx, rec, err, attempt); err != nil {
 			return "", err
 		}
 	}
@@ -522,9 +618,13 @@ func (c *change) renewed(ctx context.Context, stone *Record, base int64, failure
 // merge waits a little, gets the record that the store has instead of ours, and makes our changes again on it.
 func (c *change) merge(ctx context.Context, ours *Record, conflict error, attempt int) (*Record, error) {
 	m := c.r.m
-	m.emit(ctx, Event{Kind: EventConflict, Outcome: OutcomeMerged, SessionID: ours.ID, Store: m.storeName})
+	e := Event{Kind: EventConflict, Outcome: OutcomeMerged, SessionID: ours.ID, Store: m.storeName}
+	if attempt+1 == manyAttempts {
+		e.Detail = fmt.Sprintf("%d attempts to write the session have met the write of another instance: change it in fewer requests at once, or keep elsewhere what they change", manyAttempts)
+	}
+	m.emit(ctx, e)
 	if err := pause(ctx, attempt); err != nil {
-		return nil, c.failed(ctx, EventConflict, ours.ID, err)
+		return nil, c.failed(ctx, EventConflict, ours.ID, fmt.Errorf("%w: in each of %d attempts until CommitTimeout (%v) had passed: %s: %w", ErrConflict, attempt+1, m.commitTimeout, fewer, err))
 	}
 	var found *ConflictError
 	var current *Record
@@ -543,20 +643,43 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 	if current.Revoked || !current.alive(m.limits.now()) {
 		return nil, c.failed(ctx, EventConflict, ours.ID, ErrGone)
 	}
-	c.upgrades = c.upgrades && !current.Secure
-	current.Secure = current.Secure || ours.Secure
-	if err := c.s.rebase(current, c.ops.all); err != nil {
-		return nil, c.failed(ctx, EventConflict, ours.ID, err)
+	next, err := c.onto(ctx, current, ours)
+	if err != nil && c.turn.Leads() { // the changes of others must still be written
+		c.failure, c.ops = err, opList{}
+		return current, nil
 	}
-	return current, nil
+	return next, err
 }
 
-// pause spreads out writers that keep conflicting. The first attempts do not wait.
+// onto makes our changes again on a copy of another record.
+func (c *change) onto(ctx context.Context, rec, ours *Record) (*Record, error) {
+	next := rec.clone()
+	c.upgrades = c.upgrades && !rec.Secure
+	next.Secure = next.Secure || ours.Secure
+	if err := c.s.rebase(next, c.ops.all); err != nil {
+		return nil, c.failed(ctx, EventConflict, ours.ID, err)
+	}
+	return next, nil
+}
+
+// maxPause is the longest pause between two attempts, on which an instance whose writes keep conflicting ends up.
+const maxPause = 250 * time.Millisecond
+
+// longestPause returns how long a commit waits at most after an attempt has met a parallel write; the first is attempt 0.
+// Every other attempt comes at once, because only then is the record that it was made from likely to be the newest.
+func longestPause(attempt int) time.Duration {
+	if attempt%2 == 0 {
+		return 0
+	}
+	return min(maxPause, time.Millisecond<<min(attempt/2, 8))
+}
+
+// pause spreads out instances whose writes keep conflicting.
 func pause(ctx context.Context, attempt int) error {
-	if attempt < 2 {
+	longest := longestPause(attempt)
+	if longest == 0 {
 		return ctx.Err()
 	}
-	longest := min(20*time.Millisecond, time.Millisecond<<min(attempt-2, 5))
 	t := time.NewTimer(rand.N(longest) + 1)
 	defer t.Stop()
 	select {

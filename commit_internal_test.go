@@ -85,3 +85,11 @@ func TestCookieDue(t *testing.T) {
 		require.Equal(t, c.want, cookieDue(rec, born.Add(c.now)), c.name)
 	}
 }
+
+func TestP23_PausesGrow(t *testing.T) {
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	for attempt, want := range []time.Duration{0, ms(1), 0, ms(2), 0, ms(4), 0, ms(8), 0, ms(16), 0, ms(32), 0, ms(64), 0, ms(128), 0, ms(250), 0, ms(250)} {
+		require.Equal(t, want, longestPause(attempt), attempt)
+	}
+	require.Equal(t, ms(250), longestPause(1_000_001))
+}

@@ -1874,7 +1874,7 @@ func TestP08_AStoreThatOnlySaysConflict(t *testing.T) {
 				spy := &spyStore{Store: store}
 				b := newSite(t, spy).browser()
 				b.set("user", 42)
-				r := b.clone().try(func(s sessions.Session) {
+				r := b.on(newSite(t, spy)).clone().try(func(s sessions.Session) {
 					_ = s.Set("x", 1)
 					spy.before(func(context.Context, string, *sessions.Record) error {
 						spy.before(nil)
@@ -2109,7 +2109,7 @@ func TestP07_RenewTakesAParallelWriteAlong_B14(t *testing.T) {
 		spy := &spyStore{Store: store}
 		b := newSite(t, spy).browser()
 		b.set("user", 42)
-		tab := b.clone()
+		tab := b.on(newSite(t, spy)).clone()
 		var saves int
 		spy.before(func(_ context.Context, op string, rec *sessions.Record) error {
 			if saves++; op == "save" && rec.Revoked && saves < 4 {

@@ -51,9 +51,10 @@ type Config struct {
 	// TrustUnixSocket also trusts the ProxyHeader of peers on a Unix socket, which have no address. Default false.
 	TrustUnixSocket bool
 
-	// CommitTimeout bounds the commit of a session, which continues after the client has hung up. Default 5 seconds. A
-	// Redis client obeys it only with ContextTimeoutEnabled, and an AutoPipeline of go-redis never, because it sends its
-	// batches on a context of its own. What bounds those, and every Get, are the timeouts of the client.
+	// CommitTimeout bounds the commit of a session, which continues after the client has hung up. It includes the time
+	// that a request waits while others write the same session. Default 5 seconds. A Redis client obeys it only with
+	// ContextTimeoutEnabled, and an AutoPipeline of go-redis never, because it sends its batches on a context of its own.
+	// What bounds those, and every Get, are the timeouts of the client.
 	CommitTimeout time.Duration
 
 	// ErrorHandler responds instead of the handler if the session could not be written. The default responds with 409

@@ -145,7 +145,7 @@ func (m *Manager) logAbout(ctx context.Context, subject string, e Event) {
 		return
 	}
 	dropped := 0
-	if e.Kind == EventReject || e.Kind == EventSecure {
+	if e.Kind == EventReject || e.Kind == EventSecure || e.Kind == EventConflict {
 		var ok bool
 		if ok, dropped = m.loglimit.Allow(string(e.Outcome), subject, m.limits.now()); !ok {
 			return
@@ -182,6 +182,9 @@ func (e Event) logLine() (slog.Level, string) {
 		if errors.Is(e.Err, context.Canceled) { // a commit is never canceled: this was a load
 			return slog.LevelInfo, "sessions: request canceled before its session was loaded"
 		}
+		if e.Kind == EventConflict {
+			return slog.LevelError, "sessions: a change could not be stored beside those of parallel requests"
+		}
 		return slog.LevelError, "sessions: the store failed"
 	case OutcomeUnknown:
 		return slog.LevelInfo, "sessions: the client's session is not in the store"
@@ -197,6 +200,10 @@ func (e Event) logLine() (slog.Level, string) {
 		return slog.LevelWarn, "sessions: the client's cookie was not sealed by these secrets under this name"
 	case OutcomeUndecodable:
 		return slog.LevelWarn, "sessions: the client's session, or a value in it, cannot be read"
+	case OutcomeMerged:
+		if e.Detail != "" {
+			return slog.LevelWarn, "sessions: many parallel requests change one session"
+		}
 	case OutcomeGone:
 		return slog.LevelWarn, "sessions: a change was rejected: a parallel request destroyed or renewed the session"
 	case OutcomeTooLarge:

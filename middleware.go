@@ -17,6 +17,7 @@ import (
 	"handover.example/sessions/internal/check"
 	"handover.example/sessions/internal/handback"
 	"handover.example/sessions/internal/loglimit"
+	"handover.example/sessions/internal/queue"
 	"handover.example/sessions/internal/respwriter"
 	"handover.example/sessions/internal/scheme"
 )
@@ -40,6 +41,7 @@ type Manager struct {
 	plainLine  string // the Set-Cookie line of a cookie that is not persistent, without its value
 	secureLine string // the same with Secure
 
+	commits  queue.Queue[*Record] // of existing sessions, by ID
 	loglimit loglimit.Limiter
 }
 

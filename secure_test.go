@@ -508,7 +508,7 @@ func TestP12_RenewedBesideAWriteOnHTTPS(t *testing.T) {
 	spy := &spyStore{Store: sessiontest.NewMemoryStore()}
 	b := newSite(t, spy).browser()
 	b.set("user", 42)
-	tab := b.clone()
+	tab := b.on(newSite(t, spy)).clone()
 	tab.https().hold(b.cookie())
 	spy.before(func(_ context.Context, op string, rec *sessions.Record) error {
 		if op == "save" && rec.Revoked {

@@ -43,8 +43,8 @@ type Session interface {
 	Set(key string, value any) error
 	// Update replaces the value of key with the result of fn; old is nil if there is no value. With a server-side
 	// store, fn runs again on the fresh value if a parallel request has changed it, so that no change is lost: fn must
-	// have no side effects. If fn returns an error, Update leaves the value alone and returns the error. An fn that
-	// sets its own key fails.
+	// have no side effects, and must not wait for another request of the session. If fn returns an error, Update leaves
+	// the value alone and returns the error. An fn that sets its own key fails.
 	Update(key string, fn func(old json.RawMessage) (any, error)) error
 	// Delete removes the key. The session stays, even if it is empty.
 	Delete(key string)

@@ -184,7 +184,8 @@ func storeName(s Store) string {
 var (
 	// ErrNotFound means that a token names no session.
 	ErrNotFound = errors.New("sessions: no such session")
-	// ErrConflict means that another request has written the record since it was read.
+	// ErrConflict means that another request has written the record since it was read. A commit then tries again, and
+	// fails with ErrConflict only if that goes on until Config.CommitTimeout.
 	ErrConflict = errors.New("sessions: the session was changed by a parallel request")
 	// ErrGone means that another request has destroyed or renewed the session: the change was not written.
 	ErrGone = errors.New("sessions: the session was ended by a parallel request")
