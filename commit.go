@@ -202,16 +202,16 @@ func (r *request) finish() {
 func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	s.mu.Lock()
 	now := r.m.limits.now()
-	c := change{r: r, s: s, late: late, rec: s.rec, stored: s.stored, resend: s.stored && !late && s.rec.presents() != r.client.token}
+	resend := s.stored && !late && s.rec.presents() != r.client.token
 	step := s.pending.plan(s.rec, circumstances{
 		stored: s.stored, late: late, renewed: r.client.renewed, answered: r.answered(),
 		slides: !s.touchFailed,
 	}, now)
-	if step == stepNone && !c.resend && !s.pending.forget && len(s.pending.ended) == 0 {
+	if step == stepNone && !resend && !s.pending.forget && len(s.pending.ended) == 0 {
 		s.mu.Unlock()
 		return "", nil
 	}
-	c.rec, c.pending = s.rec.clone(), s.pending
+	c := &change{pending: s.pending, r: r, s: s, late: late, rec: s.rec.clone(), stored: s.stored, resend: resend}
 	s.pending = pending{}
 	gen := s.gen
 	s.mu.Unlock()
@@ -225,7 +225,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	if cookie, err = c.run(ctx, step, now); err != nil {
 		return "", err
 	}
-	return cookie, s.adopt(&c, gen)
+	return cookie, s.adopt(c, gen)
 }
 
 // answered reports whether somebody else has answered, because the request's deadline has passed.

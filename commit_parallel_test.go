@@ -454,7 +454,7 @@ func TestP06_WaitingHasALimit(t *testing.T) {
 		time.Sleep(5*time.Second - 1)
 		synctest.Wait()
 		require.Zero(t, l.status("waits"))
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		require.Equal(t, http.StatusServiceUnavailable, l.status("waits"))
 		failed := l.events.with(sessions.OutcomeError)

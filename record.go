@@ -449,11 +449,15 @@ func parseCookieName(end string) (name string, ok bool) {
 	rest, begins := strings.CutPrefix(end, `,"`)
 	name, ends := strings.CutSuffix(rest, `"]`)
 	if strings.ContainsRune(name, '\\') { // json.Marshal escapes an ampersand
-		if err := json.Unmarshal([]byte(`"`+name+`"`), &name); err != nil {
-			return "", false
-		}
+		name = unquote(name)
 	}
 	return name, begins && ends && name != "" && !strings.ContainsFunc(name, func(r rune) bool { return !isTokenRune(r) })
+}
+
+// unquote is a separate function so that names which need no decoding do not escape to the heap.
+func unquote(text string) (s string) {
+	_ = json.Unmarshal([]byte(`"`+text+`"`), &s)
+	return s
 }
 
 // allDigits reports whether s has only base-64 digits, which are the characters of base64url.
