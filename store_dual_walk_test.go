@@ -1033,6 +1033,7 @@ func TestP15_RandomWalk(t *testing.T) {
 				command = fmt.Sprintf("HANDOVER_WALK_SEED=%d HANDOVER_WALK_STEPS=%d go test -run '%s' .", seed, steps*len(configs), t.Name())
 			}
 			w := newWalk(t, server, oldServer, c)
+			defer w.restart() // for the next walk, if the time is up while the server is down
 			for _, seed := range seeds {
 				begin := time.Now()
 				until := begin.Add(bound / time.Duration(len(configs)))
