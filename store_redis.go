@@ -30,7 +30,8 @@ type RedisStoreConfig struct {
 	Prefix string
 
 	// MaxSize is the largest record in bytes, as stored: its values as JSON, and up to 900 bytes more. A larger one is
-	// [ErrTooLarge] from Save, and is not sent. Default 1 MiB.
+	// [ErrTooLarge] from Save, and is not sent. Default 1 MiB. While a [DualStore] moves sessions to this store, a larger
+	// one stays in the old store in DualReadOld, which its report counts; from DualReadNew on, its change fails.
 	MaxSize int
 }
 

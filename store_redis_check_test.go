@@ -369,6 +369,12 @@ func TestRedisCheckOneNodeOfACluster(t *testing.T) {
 		_, err = store.Repair(ctx)
 		require.ErrorContains(t, err, "pass a ClusterClient to NewRedisStore", name)
 	}
+	require.NoError(t, rdb.Do(ctx, "ACL", "SETUSER", "default", "-info").Err())
+	until(t, 20*time.Second, func() bool { // the key of a check belongs to another node
+		h, err := newRedisStore(t, rdb, time.Hour).Check(ctx)
+		require.NoError(t, err)
+		return strings.Contains(strings.Join(h.Warnings, " "), "pass a ClusterClient to NewRedisStore")
+	})
 }
 
 // A sentinel answers PING and INFO, and holds no sessions.
