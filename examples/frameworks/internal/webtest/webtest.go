@@ -356,7 +356,9 @@ func plantedCookie(t *testing.T, s *site) {
 	planted := b.Cookie()
 	b.post("/login", "name=Ada")
 
-	require.Empty(t, s.browser(t).plant(planted).load().user())
+	thief := s.browser(t).plant(planted).Do("GET", "/", "")
+	require.Equal(t, http.StatusConflict, thief.Status, "for a moment; later, a session of its own")
+	require.NotContains(t, thief.Body, "Ada")
 	require.Equal(t, "Ada", b.load().user())
 }
 
