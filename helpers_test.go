@@ -280,7 +280,8 @@ type site struct {
 func newSite(t *testing.T, store sessions.Store, edits ...func(*sessions.Config)) *site {
 	t.Helper()
 	s := &site{t: t, events: &eventRecorder{}, log: &logBuffer{}}
-	cfg := sessions.Config{Store: store, Observe: s.events.observe, Logger: slog.New(slog.NewTextHandler(s.log, nil))}
+	cfg := sessions.Config{Store: store, Observe: s.events.observe, Logger: slog.New(slog.NewTextHandler(s.log, nil)),
+		CommitTimeout: time.Minute} // a busy machine may need more than the default
 	for _, edit := range edits {
 		edit(&cfg)
 	}

@@ -1295,7 +1295,7 @@ func TestP14_ATouchAtTheLoadThatFails(t *testing.T) {
 	const idle = time.Hour
 	begin := func(t *testing.T) (*spyStore, *site, *browser) {
 		spy := &spyStore{Store: sessiontest.NewMemoryStore()}
-		s := newSite(t, spy, func(cfg *sessions.Config) { cfg.IdleTimeout = idle })
+		s := newSite(t, spy, func(cfg *sessions.Config) { cfg.IdleTimeout, cfg.CommitTimeout = idle, 5*time.Second })
 		b := s.browser()
 		b.login("alice")
 		time.Sleep(idle * 8 / 10)
