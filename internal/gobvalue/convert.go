@@ -53,23 +53,41 @@ func (v Value) JSONAs(t reflect.Type) ([]byte, error) {
 	if t == nil || t == plainTypes[v.name] {
 		return v.JSON()
 	}
+	if v.kind == Nil {
+		return []byte("null"), nil
+	}
+	if err := v.checkText(); err != nil {
+		return nil, err
+	}
+	stored := v.describe()
+	v.name = "" // so that the type needs no registration
+	stream, err := v.Encode()
+	if err != nil {
+		return nil, err
+	}
 	x := reflect.New(t)
-	if v.kind != Nil {
-		stored := v.describe()
-		v.name = "" // so that the type needs no registration
-		stream, err := v.Encode()
-		if err != nil {
-			return nil, err
-		}
-		if err := gob.NewDecoder(bytes.NewReader(stream)).DecodeValue(x); err != nil {
-			return nil, fmt.Errorf("%s cannot be decoded into a %s", stored, t)
-		}
+	if err := gob.NewDecoder(bytes.NewReader(stream)).DecodeValue(x); err != nil {
+		return nil, fmt.Errorf("%s does not fit type %s", stored, t)
 	}
 	data, err := json.Marshal(x.Elem().Interface())
 	if err != nil {
-		return nil, fmt.Errorf("JSON cannot represent a %s", t)
+		return nil, fmt.Errorf("JSON cannot represent values of type %s", t)
 	}
 	return data, nil
+}
+
+// checkText returns an error for what encoding/json changes without one: strings that are not UTF-8, and times.
+func (v Value) checkText() error {
+	if v.kind == String || v.kind == Time {
+		_, err := v.KeyText()
+		return err
+	}
+	for _, e := range v.elems {
+		if err := e.checkText(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // FromJSON returns the value of data in the Go type that the other library's handlers expect, for encoding/gob or [Of].
@@ -85,6 +103,9 @@ func (v Value) JSONAs(t reflect.Type) ([]byte, error) {
 // another length than the type, a field that the struct has not, null for a type that cannot be nil. Without t, it is
 // also an error if was has a type that is not among those of the basic kinds, their slices, []any, map[string]any,
 // map[string]string and time.Time.
+//
+// encoding/gob writes a nil interface as such, and the other library reads nil. A nil slice or map becomes an empty one
+// of its type.
 func FromJSON(data []byte, t reflect.Type, was Value) (any, error) {
 	if !json.Valid(data) || !utf8.Valid(data) {
 		return nil, errors.New("the value is not JSON in UTF-8")
@@ -93,8 +114,7 @@ func FromJSON(data []byte, t reflect.Type, was Value) (any, error) {
 		t = anyType
 	}
 	out := reflect.New(t).Elem()
-	err := assign(out, bytes.TrimSpace(data), was, maxDepth)
-	if err != nil {
+	if err := assign(out, bytes.TrimSpace(data), was, maxDepth); err != nil {
 		return nil, err
 	}
 	return out.Interface(), nil
@@ -110,7 +130,7 @@ func assign(out reflect.Value, data []byte, was Value, depth int) error {
 		if t.Kind() == reflect.Slice || t.Kind() == reflect.Map {
 			return nil
 		}
-		return fmt.Errorf("null is not a %s", t)
+		return fmt.Errorf("null does not fit type %s", t)
 	case marshals[json.Unmarshaler](t) || marshals[encoding.TextUnmarshaler](t):
 		return unmarshal(out, data)
 	case depth == 0:
@@ -147,7 +167,7 @@ func assign(out reflect.Value, data []byte, was Value, depth int) error {
 		return unmarshal(out, data)
 	}
 	if !ok {
-		return fmt.Errorf("the value is not exactly a %s", t)
+		return fmt.Errorf("the value does not fit type %s exactly", t)
 	}
 	return nil
 }
@@ -158,7 +178,7 @@ func assignAny(out reflect.Value, data []byte, was Value, depth int) error {
 	}
 	t, known := plainTypes[was.name]
 	if was.name != "" && !known {
-		return fmt.Errorf("the stored value is a %s, and its Go type is not given", was.name)
+		return fmt.Errorf("the stored value has type %s: its Go type must be given", was.name)
 	}
 	if plain := plainType(data); !known || form(t) != form(plain) {
 		t = plain
@@ -206,13 +226,13 @@ func form(t reflect.Type) reflect.Kind {
 func assignList(out reflect.Value, data []byte, was Value, depth int) error {
 	var elems []json.RawMessage
 	if json.Unmarshal(data, &elems) != nil {
-		return fmt.Errorf("the value is not a %s", out.Type())
+		return fmt.Errorf("the value does not fit type %s", out.Type())
 	}
 	if out.Kind() == reflect.Slice {
 		out.Set(reflect.MakeSlice(out.Type(), len(elems), len(elems)))
 	}
 	if out.Len() != len(elems) {
-		return fmt.Errorf("the value has not the length of a %s", out.Type())
+		return fmt.Errorf("the length of the value does not fit type %s", out.Type())
 	}
 	for i, e := range elems {
 		var old Value
@@ -229,7 +249,7 @@ func assignList(out reflect.Value, data []byte, was Value, depth int) error {
 func assignMap(out reflect.Value, data []byte, was Value, depth int) error {
 	var elems map[string]json.RawMessage
 	if json.Unmarshal(data, &elems) != nil {
-		return fmt.Errorf("the value is not a %s", out.Type())
+		return fmt.Errorf("the value does not fit type %s", out.Type())
 	}
 	old := make(map[string]Value, len(was.elems)/2)
 	for e := range was.Entries() {
@@ -254,10 +274,10 @@ func unmarshal(out reflect.Value, data []byte) error {
 	d.DisallowUnknownFields()
 	err := d.Decode(out.Addr().Interface())
 	if typeErr := (*json.UnmarshalTypeError)(nil); errors.As(err, &typeErr) && typeErr.Field != "" {
-		return fmt.Errorf("the value does not fit the field %s of a %s", typeErr.Field, out.Type())
+		return fmt.Errorf("the value does not fit field %s of type %s", typeErr.Field, out.Type())
 	}
 	if err != nil {
-		return fmt.Errorf("the value does not fit a %s", out.Type())
+		return fmt.Errorf("the value does not fit type %s", out.Type())
 	}
 	return nil
 }
@@ -288,139 +308,6 @@ func decimal(number string) string {
 		e = 0
 	}
 	return fmt.Sprint(negative, digits, "e", e)
-}
-
-// CheckRestorable returns an error if the JSON of v, with t as for [Value.JSONAs], does not give v again: for example
-// because it contains an array in an interface, or because this program does not register its type.
-func (v Value) CheckRestorable(t reflect.Type) error {
-	data, err := v.JSONAs(t)
-	if err != nil {
-		return err
-	}
-	x, err := FromJSON(data, t, v)
-	if err != nil {
-		return err
-	}
-	w, err := Of(&x)
-	if err != nil {
-		return err
-	}
-	if !v.Equal(w) {
-		return fmt.Errorf("%s is not the same after JSON", v.describe())
-	}
-	return nil
-}
-
-// CheckType returns an error if values of the type of x cannot be values of a session: the type is not registered with
-// encoding/gob, or JSON changes values of it. It tries a value in which each exported field is set. Types with their own
-// methods for gob or JSON have the value that they have in x, as not every value may be a valid one.
-func CheckType(x any) error {
-	t := reflect.TypeOf(x)
-	if t == nil {
-		return errors.New("nil has no type")
-	}
-	sample := reflect.New(t).Elem()
-	sample.Set(reflect.ValueOf(x))
-	if err := fill(sample, sampleDepth); err != nil {
-		return err
-	}
-	before := sample.Interface()
-	v, err := Of(&before)
-	if err != nil {
-		if strings.Contains(err.Error(), "not registered for interface") {
-			return fmt.Errorf("%s is not registered with encoding/gob: call gob.Register as the program with the other library does", t)
-		}
-		return err
-	}
-	data, err := v.JSONAs(t)
-	if err != nil {
-		return err
-	}
-	after, err := FromJSON(data, t, Value{})
-	if err != nil {
-		return err
-	}
-	if !reflect.DeepEqual(before, after) {
-		return fmt.Errorf("JSON changes values of %s%s", t, changedField(sample, reflect.ValueOf(after)))
-	}
-	return nil
-}
-
-// changedField names the first field that differs, if a and b are structs.
-func changedField(a, b reflect.Value) string {
-	a, b = reflect.Indirect(a), reflect.Indirect(b)
-	if a.Kind() != reflect.Struct || a.Type() != b.Type() {
-		return ""
-	}
-	for _, f := range reflect.VisibleFields(a.Type()) {
-		if len(f.Index) == 1 && f.IsExported() && !reflect.DeepEqual(a.FieldByIndex(f.Index).Interface(), b.FieldByIndex(f.Index).Interface()) {
-			return ": its field " + f.Name
-		}
-	}
-	return ""
-}
-
-// sampleDepth is how deep fill goes into a type, which may be recursive.
-const sampleDepth = 4
-
-// fill sets what of v can be set to values that are not zero.
-func fill(v reflect.Value, depth int) error {
-	t := v.Type()
-	ownGob := marshals[gob.GobEncoder](t) || marshals[encoding.BinaryMarshaler](t)
-	ownJSON := marshals[json.Marshaler](t) || marshals[encoding.TextMarshaler](t)
-	switch {
-	case ownGob && !ownJSON:
-		return fmt.Errorf("%s has its own encoding for gob, but none for JSON", t)
-	case ownGob || ownJSON:
-		return nil
-	case depth <= 0 && (t.Kind() != reflect.Pointer || depth < -sampleDepth): // encoding/gob refuses most nil pointers
-		return nil
-	}
-	switch v.Kind() {
-	case reflect.Bool:
-		v.SetBool(true)
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
-		v.SetInt(1)
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
-		v.SetUint(1)
-	case reflect.Float32, reflect.Float64:
-		v.SetFloat(0.5)
-	case reflect.String:
-		v.SetString("text")
-	case reflect.Interface:
-		if t == anyType {
-			v.Set(reflect.ValueOf(1))
-		}
-	case reflect.Pointer:
-		p := reflect.New(t.Elem())
-		v.Set(p)
-		return fill(p.Elem(), depth-1)
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(t, 1, 1))
-		return fill(v.Index(0), depth-1)
-	case reflect.Array:
-		for i := range v.Len() {
-			if err := fill(v.Index(i), depth); err != nil {
-				return err
-			}
-		}
-	case reflect.Map:
-		key, elem := reflect.New(t.Key()).Elem(), reflect.New(t.Elem()).Elem()
-		err := errors.Join(fill(key, depth-1), fill(elem, depth-1))
-		v.Set(reflect.MakeMap(t))
-		v.SetMapIndex(key, elem)
-		return err
-	case reflect.Struct:
-		for _, f := range reflect.VisibleFields(t) {
-			if len(f.Index) > 1 || !f.IsExported() {
-				continue
-			}
-			if err := fill(v.FieldByIndex(f.Index), depth-1); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // marshals reports whether values of type t that can be addressed implement the interface.

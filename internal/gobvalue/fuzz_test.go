@@ -35,6 +35,9 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !v.Equal(v) {
 			return // encoding/gob may allocate any amount for a count that Parse refuses
 		}
+		if bytes.Contains(stream, []byte("float32")) || bytes.Contains(stream, []byte("complex64")) {
+			return // encoding/gob rounds a number that is not a float32
+		}
 		for _, out := range []any{new(map[string]any), new(map[any]any), new([]any), new(any)} {
 			if gob.NewDecoder(bytes.NewReader(stream)).Decode(out) != nil {
 				continue

@@ -95,12 +95,39 @@ func TestParse_golden(t *testing.T) {
 	}
 }
 
+// The types of the program that made the streams, under the names that they had there.
+type (
+	mainPrefs            Prefs
+	absExpirationKeyType int
+)
+
+func init() {
+	gob.RegisterName("main.Prefs", mainPrefs{})
+	gob.RegisterName("github.com/gofiber/fiber/v3/middleware/session.absExpirationKeyType", absExpirationKeyType(0))
+}
+
+// decodeRecord returns the session values of a record as the other library decodes it.
+func decodeRecord(t *testing.T, stream []byte) map[any]any {
+	t.Helper()
+	var scs struct {
+		Deadline time.Time
+		Values   map[string]any
+	}
+	m := map[any]any{}
+	if gob.NewDecoder(bytes.NewReader(stream)).Decode(&m) == nil {
+		return m
+	}
+	require.NoError(t, gob.NewDecoder(bytes.NewReader(stream)).Decode(&scs))
+	require.False(t, scs.Deadline.IsZero())
+	for name, v := range scs.Values {
+		m[name] = v
+	}
+	return m
+}
+
 // The other library reads a record that Encode wrote: values that nobody changed, and a new one among them.
 func TestEncode_forTheOtherLibrary(t *testing.T) {
 	for _, g := range goldenStreams(t) {
-		if g.Case == "struct" || g.Case == "gob-struct" || g.Case == "absolute-timeout-login" {
-			continue // types that this program does not register
-		}
 		t.Run(g.MadeBy+" "+g.Case, func(t *testing.T) {
 			record, _, err := gobvalue.Parse(g.Stream)
 			require.NoError(t, err)
@@ -115,7 +142,6 @@ func TestEncode_forTheOtherLibrary(t *testing.T) {
 			m, err = m.WithEntries(append(entries, gobvalue.Entry{Key: gobvalue.StringValue("visit"), Value: v}))
 			require.NoError(t, err)
 
-			got := map[any]any{}
 			if record.Kind() == gobvalue.Struct {
 				record, err = record.WithField("Values", m)
 				require.NoError(t, err)
@@ -123,31 +149,15 @@ func TestEncode_forTheOtherLibrary(t *testing.T) {
 				require.NoError(t, err)
 				record, err = record.WithField("Deadline", deadline)
 				require.NoError(t, err)
-				stream, err := record.Encode()
-				require.NoError(t, err)
-				var scs struct {
-					Deadline time.Time
-					Values   map[string]any
-				}
-				require.NoError(t, gob.NewDecoder(bytes.NewReader(stream)).Decode(&scs))
-				require.True(t, moment.Equal(scs.Deadline))
-				for name, v := range scs.Values {
-					got[name] = v
-				}
 			} else {
-				stream, err := m.Encode()
-				require.NoError(t, err)
-				require.NoError(t, gob.NewDecoder(bytes.NewReader(stream)).Decode(&got))
+				record = m
 			}
+			stream, err := record.Encode()
+			require.NoError(t, err)
+			got := decodeRecord(t, stream)
 			require.Equal(t, visit, got["visit"])
-			require.Len(t, got, len(entries)+1)
-			if _, ok := g.Values["user_id"]; ok {
-				require.Equal(t, 42, got["user_id"])
-			}
-			if _, ok := g.Values["nums"]; ok {
-				require.Equal(t, []int{1, 2, 3}, got["nums"])
-				require.Equal(t, map[string]any{"theme": "dark", "n": 7}, got["prefs"])
-			}
+			delete(got, "visit")
+			require.Equal(t, decodeRecord(t, g.Stream), got)
 		})
 	}
 }

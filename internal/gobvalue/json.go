@@ -137,12 +137,27 @@ func (v Value) appendList(b []byte) ([]byte, error) {
 	return append(b, ']'), nil
 }
 
-type member struct {
-	name  string
-	value Value
+func (v Value) appendStruct(b []byte) ([]byte, error) {
+	b = append(b, '{')
+	for i, f := range v.elems {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		b = append(b, v.def.fields[f.field].name...) // an identifier
+		var err error
+		if b, err = f.appendJSON(append(b, `":`...)); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, '}'), nil
 }
 
 func (v Value) appendMap(b []byte) ([]byte, error) {
+	type member struct {
+		name  string
+		value Value
+	}
 	members := make([]member, 0, len(v.elems)/2)
 	for e := range v.Entries() {
 		text, err := e.Key.KeyText()
@@ -152,27 +167,13 @@ func (v Value) appendMap(b []byte) ([]byte, error) {
 		members = append(members, member{text, e.Value})
 	}
 	slices.SortFunc(members, func(a, b member) int { return strings.Compare(a.name, b.name) })
-	for i := 1; i < len(members); i++ {
-		if members[i-1].name == members[i].name {
-			return nil, errors.New("two keys of a map have the same text")
-		}
-	}
-	return appendObject(b, members)
-}
-
-func (v Value) appendStruct(b []byte) ([]byte, error) {
-	members := make([]member, len(v.elems))
-	for i, f := range v.elems {
-		members[i] = member{v.def.fields[f.field].name, f}
-	}
-	return appendObject(b, members)
-}
-
-func appendObject(b []byte, members []member) ([]byte, error) {
 	b = append(b, '{')
 	for i, m := range members {
 		if i > 0 {
 			b = append(b, ',')
+			if members[i-1].name == m.name {
+				return nil, errors.New("two keys of a map have the same text")
+			}
 		}
 		var err error
 		if b, err = appendString(b, m.name); err != nil {

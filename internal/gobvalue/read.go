@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"math/bits"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -15,7 +16,7 @@ const (
 	// maxTypes is how many types a stream may define.
 	maxTypes = 1000
 	// maxFieldName bounds the name of a field, in bytes. JSON repeats it for each struct of a list.
-	maxFieldName = 256
+	maxFieldName = 128
 	// maxTypeName bounds registered names, in bytes. It is the limit of encoding/gob.
 	maxTypeName = 1024
 )
@@ -222,7 +223,7 @@ func (r *reader) interfaceValue() Value {
 	if name == "" {
 		return Value{}
 	}
-	if len(name) > maxTypeName || !printable(name) {
+	if len(name) > maxTypeName || strings.ContainsFunc(name, notPrintable) {
 		panic(malformed("a type has an impossible name"))
 	}
 	id := r.typeSequence(true)
@@ -233,7 +234,7 @@ func (r *reader) interfaceValue() Value {
 	v := r.delimited(id)
 	v.name = name
 	if v.kind == Time && name != "time.Time" && name != "*time.Time" {
-		v.kind = Opaque // another type Time
+		v.kind = Opaque // a type Time of another package
 	}
 	return v
 }
@@ -320,7 +321,7 @@ func (r *reader) fieldDefs() []fieldDef {
 				f.id = r.typeID()
 			}
 		})
-		if f.name == "" || len(f.name) > maxFieldName || !printable(f.name) || seen[f.name] {
+		if f.name == "" || len(f.name) > maxFieldName || strings.ContainsFunc(f.name, notInIdentifier) || seen[f.name] {
 			panic(malformed("a field has an impossible name"))
 		}
 		seen[f.name] = true
@@ -403,11 +404,6 @@ func (r *reader) uint() uint64 {
 	return u
 }
 
-func printable(s string) bool {
-	for _, c := range s {
-		if c == utf8.RuneError || !unicode.IsPrint(c) {
-			return false
-		}
-	}
-	return true
-}
+func notInIdentifier(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsDigit(c) && c != '_' }
+
+func notPrintable(c rune) bool { return c == utf8.RuneError || !unicode.IsPrint(c) }

@@ -178,6 +178,52 @@ func TestParse(t *testing.T) {
 
 const pkg = "handover.example/sessions/internal/gobvalue_test."
 
+// Time is not time.Time, though its name and its bytes are the same.
+type Time struct{ time.Time }
+
+func TestParse_anotherTime(t *testing.T) {
+	gob.Register(Time{})
+	v := parse(t, Time{moment})
+	require.Equal(t, pkg+"Time", v.TypeName())
+	require.Equal(t, gobvalue.Opaque, v.Kind())
+	_, ok := v.Time()
+	require.False(t, ok)
+	data, err := v.JSONAs(reflect.TypeFor[Time]())
+	require.NoError(t, err)
+	require.Equal(t, `"2026-03-14T15:09:26.535897123Z"`, string(data))
+}
+
+func TestParse_manyLists(t *testing.T) {
+	v := parse(t, []any{make([]any, 100), Nested(make([]Nested, 100))})
+	data, err := v.JSON()
+	require.NoError(t, err)
+	require.Equal(t, 100, bytes.Count(data, []byte("[]")))
+}
+
+func TestKeyText(t *testing.T) {
+	text, err := gobvalue.StringValue("a").KeyText()
+	require.NoError(t, err)
+	require.Equal(t, "a", text)
+	for _, x := range []any{"\xff", math.NaN(), nil, []int{}, Prefs{}, 1i} {
+		_, err := parse(t, x).KeyText()
+		require.Error(t, err)
+	}
+}
+
+func TestEqual(t *testing.T) {
+	twice, err := of(t, map[string]any{}).WithEntries([]gobvalue.Entry{
+		{Key: gobvalue.StringValue("a"), Value: parse(t, 1)}, {Key: gobvalue.StringValue("a"), Value: parse(t, 1)},
+	})
+	require.NoError(t, err)
+	require.False(t, twice.Equal(twice))
+	require.False(t, twice.Equal(of(t, map[string]any{"a": 1, "b": 1})))
+	require.False(t, of(t, map[string]any{"a": 1, "b": 1}).Equal(twice))
+	require.False(t, parse(t, 1).Equal(parse(t, int64(1))))
+	require.False(t, parse(t, moment).Equal(parse(t, moment.In(time.FixedZone("", 3600)))))
+	require.False(t, parse(t, Prefs{N: 1}).Equal(parse(t, Prefs{Theme: "a"})))
+	require.False(t, of(t, struct{ A int }{1}).Equal(of(t, struct{ B int }{1})))
+}
+
 func TestParse_rest(t *testing.T) {
 	one := encode(t, 1)
 	v, rest, err := gobvalue.Parse(append(one, "tail"...))
@@ -267,10 +313,21 @@ func TestParse_hostile(t *testing.T) {
 			require.ErrorContains(t, err, c.err)
 		})
 	}
-	long := bytes.Repeat([]byte{'A'}, 300)
+	many := []byte{}
+	for i := range 1001 {
+		n := 2*(65+i) - 1
+		many = append(many, message(0xfe, byte(n>>8), byte(n), 2, 1, 0, 1, intType, 0, 0)...)
+	}
+	_, _, err := gobvalue.Parse(join(many, message(intType, 0, 2)))
+	require.ErrorContains(t, err, "too many types")
+
+	long := bytes.Repeat([]byte{'A'}, 129)
 	name := func(n int) []byte { return join([]byte{0xfe, byte(n >> 8), byte(n)}, bytes.Repeat([]byte{'A'}, n)) }
-	body := join(def65, []byte{3, 1, 2, 0xff, 0x82, 0, 1, 1, 1}, name(len(long)), []byte{1, 4, 0, 0, 0})
-	_, _, err := gobvalue.Parse(join([]byte{0xfe, byte(len(body) >> 8), byte(len(body))}, body))
+	body := join([]byte{interfaceType, 0}, name(1025), []byte{intType, 2, 0, 0})
+	_, _, err = gobvalue.Parse(join([]byte{0xfe, byte(len(body) >> 8), byte(len(body))}, body))
+	require.ErrorContains(t, err, "impossible name")
+	body = join(def65, []byte{3, 1, 2, 0xff, 0x82, 0, 1, 1, 1}, name(len(long)), []byte{1, 4, 0, 0, 0})
+	_, _, err = gobvalue.Parse(join([]byte{0xfe, byte(len(body) >> 8), byte(len(body))}, body))
 	require.ErrorContains(t, err, "impossible name")
 }
 
@@ -331,18 +388,21 @@ func TestParse_memory(t *testing.T) {
 	}
 	structs = big(join([]byte{0xff, 0x81, 3, 1, 2, 0xff, 0x82, 0, 1}, count(500), fields, []byte{0, 0}))
 	for name, stream := range map[string][]byte{
-		"ints":               join(sliceOf(intType), rest(join(id65, []byte{0}), 4000, 2)),
-		"nils":               join(sliceOf(interfaceType), rest(join(id65, []byte{0}), 4000, 0)),
-		"complex numbers":    join(sliceOf(complexType), big(join(id65, []byte{0}, count(2000), bytes.Repeat([]byte{0}, 4000)))),
-		"empty lists":        join(sliceOf(id65...), rest(join(id65, []byte{0}), 4000, 0)),
-		"lists of many":      join(sliceOf(id65...), big(join(id65, []byte{0}, bytes.Repeat(count(60), 60), make([]byte, 3800)))),
-		"definitions":        definitions,
-		"fields":             join(structs, make([]byte, 100)),
-		"zeros":              pad(nil, 0),
-		"large counts":       pad(join(sliceOf(id65...), []byte{0xfe, 0x0f, 0x00}, id65, []byte{0}), 0xfe),
-		"interfaces":         join(sliceOf(interfaceType), big(join(id65, []byte{0}, count(500), bytes.Repeat([]byte{1, 'a', 12, 3, 0, 1, 'b'}, 500)))),
-		"one string":         join([]byte{0xfe, 0x0f, 0xa5, 12, 0}, count(4000), bytes.Repeat([]byte{'a'}, 4000)),
-		"a field for each 2": nil,
+		"ints":            join(sliceOf(intType), rest(join(id65, []byte{0}), 4000, 2)),
+		"nils":            join(sliceOf(interfaceType), rest(join(id65, []byte{0}), 4000, 0)),
+		"complex numbers": join(sliceOf(complexType), big(join(id65, []byte{0}, count(2000), bytes.Repeat([]byte{0}, 4000)))),
+		"empty lists":     join(sliceOf(id65...), rest(join(id65, []byte{0}), 4000, 0)),
+		"lists of many":   join(sliceOf(id65...), big(join(id65, []byte{0}, bytes.Repeat(count(60), 60), make([]byte, 3800)))),
+		"definitions":     definitions,
+		"fields":          join(structs, make([]byte, 100)),
+		"zeros":           pad(nil, 0),
+		"large counts":    pad(join(sliceOf(id65...), []byte{0xfe, 0x0f, 0x00}, id65, []byte{0}), 0xfe),
+		"interfaces":      join(sliceOf(interfaceType), big(join(id65, []byte{0}, count(500), bytes.Repeat([]byte{1, 'a', 12, 3, 0, 1, 'b'}, 500)))),
+		"one string":      join([]byte{0xfe, 0x0f, 0xa5, 12, 0}, count(4000), bytes.Repeat([]byte{'a'}, 4000)),
+		"long field names": join(big(join([]byte{0xff, 0x81, 3, 1, 2, 0xff, 0x82, 0, 1, 1, 1}, count(128), bytes.Repeat([]byte{'A'}, 128), []byte{1, 4, 0, 0, 0})),
+			message(0xff, 0x83, 2, 1, 2, 0xff, 0x84, 0, 1, 0xff, 0x82, 0, 0),
+			big(join([]byte{0xff, 0x84, 0}, count(1250), bytes.Repeat([]byte{1, 2, 0}, 1250)))),
+		"many fields": nil,
 	} {
 		if stream == nil { // a struct of 200 fields, all set, again and again
 			f := fields[:200*7]

@@ -104,7 +104,7 @@ func (v Value) Field(name string) (field Value, ok bool) {
 // WithEntries returns the [Map] v with these entries instead of its own.
 func (v Value) WithEntries(entries []Entry) (Value, error) {
 	if v.kind != Map {
-		return Value{}, fmt.Errorf("a %s has no entries", v.kind)
+		return Value{}, fmt.Errorf("%s has no entries", v.describe())
 	}
 	v.elems = make([]Value, 0, 2*len(entries))
 	for _, e := range entries {
@@ -116,7 +116,7 @@ func (v Value) WithEntries(entries []Entry) (Value, error) {
 // WithField returns the [Struct] v with another value in a field of its type.
 func (v Value) WithField(name string, value Value) (Value, error) {
 	if v.kind != Struct {
-		return Value{}, fmt.Errorf("a %s has no fields", v.kind)
+		return Value{}, fmt.Errorf("%s has no fields", v.describe())
 	}
 	number := slices.IndexFunc(v.def.fields, func(f fieldDef) bool { return f.name == name })
 	if number < 0 {
@@ -134,7 +134,8 @@ func (v Value) WithField(name string, value Value) (Value, error) {
 }
 
 // Equal reports whether v and w have the same types and values. The order of a map does not count; of times, the
-// instant and the offset do. Maps with keys that are not basic are equal only if they are empty.
+// instant and the offset do. A map is not equal to any other if a key occurs twice, or is a list, map or struct with
+// elements.
 func (v Value) Equal(w Value) bool {
 	if v.kind != w.kind || v.name != w.name || v.num != w.num || len(v.elems) != len(w.elems) {
 		return false
@@ -158,27 +159,24 @@ func (v Value) Equal(w Value) bool {
 	return v.text == w.text && slices.EqualFunc(v.elems, w.elems, Value.Equal)
 }
 
-// basic is a value of a basic kind, to look it up.
-type basic struct {
-	kind Kind
-	name string
-	num  uint64
-	text string
-}
-
 func equalMaps(v, w Value) bool {
-	other := make(map[basic]Value, len(w.elems)/2)
-	for e := range w.Entries() {
-		other[basic{e.Key.kind, e.Key.name, e.Key.num, e.Key.text}] = e.Value
+	type key struct {
+		kind Kind
+		name string
+		num  uint64
+		text string
 	}
-	if len(other) != len(v.elems)/2 {
-		return false
+	of := func(k Value) key { return key{k.kind, k.name, k.num, k.text} }
+	others := make(map[key]Value, len(w.elems)/2)
+	for e := range w.Entries() {
+		others[of(e.Key)] = e.Value
 	}
 	for e := range v.Entries() {
-		match, ok := other[basic{e.Key.kind, e.Key.name, e.Key.num, e.Key.text}]
-		if !ok || len(e.Key.elems) > 0 || !e.Value.Equal(match) {
+		other, ok := others[of(e.Key)]
+		if !ok || len(e.Key.elems) > 0 || !e.Value.Equal(other) {
 			return false
 		}
+		delete(others, of(e.Key)) // neither map may have a key twice
 	}
 	return true
 }
