@@ -35,8 +35,11 @@ func FuzzParse(f *testing.F) {
 		if err != nil || !v.Equal(v) {
 			return // encoding/gob may allocate any amount for a count that Parse refuses
 		}
-		if bytes.Contains(stream, []byte("float32")) || bytes.Contains(stream, []byte("complex64")) {
-			return // encoding/gob rounds a number that is not a float32
+		// encoding/gob rounds what is not a float32, and drops fields that the Go type has not.
+		for _, name := range []string{"float32", "complex64", "main.Prefs", "gobvalue_test."} {
+			if bytes.Contains(stream, []byte(name)) {
+				return
+			}
 		}
 		for _, out := range []any{new(map[string]any), new(map[any]any), new([]any), new(any)} {
 			if gob.NewDecoder(bytes.NewReader(stream)).Decode(out) != nil {

@@ -164,7 +164,8 @@ func (r *reader) value(id typeID) Value {
 		panic(malformed("a value has an undefined type"))
 	}
 	if d.shape >= gobEncoderShape {
-		return opaque(d, r.string())
+		data := r.string()
+		return Value{kind: opaqueKind(d, d.name == "Time", data), def: d, text: data}
 	}
 	if r.depth++; r.depth > maxDepth {
 		panic(malformed("values are nested too deeply"))
@@ -233,18 +234,18 @@ func (r *reader) interfaceValue() Value {
 	r.uint()
 	v := r.delimited(id)
 	v.name = name
-	if v.kind == Time && name != "time.Time" && name != "*time.Time" {
-		v.kind = Opaque // a type Time of another package
+	if v.kind == Time || v.kind == Opaque { // the type name decides: other packages have a type Time as well
+		v.kind = opaqueKind(v.def, name == "time.Time" || name == "*time.Time", v.text)
 	}
 	return v
 }
 
-func opaque(d *definition, data string) Value {
-	v := Value{kind: Opaque, def: d, text: data}
-	if d.shape == gobEncoderShape && d.name == "Time" && new(time.Time).UnmarshalBinary([]byte(data)) == nil {
-		v.kind = Time
+// opaqueKind returns Time if a type with the name of time.Time has the bytes of one.
+func opaqueKind(d *definition, hasName bool, data string) Kind {
+	if hasName && d.shape == gobEncoderShape && new(time.Time).UnmarshalBinary([]byte(data)) == nil {
+		return Time
 	}
-	return v
+	return Opaque
 }
 
 // define reads a wireType: a struct with exactly one field, which tells the shape.

@@ -193,6 +193,27 @@ func TestParse_anotherTime(t *testing.T) {
 	require.Equal(t, `"2026-03-14T15:09:26.535897123Z"`, string(data))
 }
 
+// The name in the definition counts only where no type name is.
+func TestParse_timeNames(t *testing.T) {
+	kind := func(in any, name, instead string) gobvalue.Kind {
+		stream := encode(t, &in)
+		require.Equal(t, 1, bytes.Count(stream, []byte(name)))
+		v, _, err := gobvalue.Parse(bytes.Replace(stream, []byte(name), []byte(instead), 1))
+		require.NoError(t, err)
+		if v.Kind() == gobvalue.Struct {
+			v, _ = v.Field("Base")
+		}
+		return v.Kind()
+	}
+	type times struct{ Base time.Time }
+	gob.Register(times{})
+	require.Equal(t, gobvalue.Time, kind(moment, "time.Time", "time.Time"))
+	require.Equal(t, gobvalue.Opaque, kind(moment, "time.Time", "main.Time"))
+	require.Equal(t, gobvalue.Time, kind(moment, "\x04Time", "\x04Date"))
+	require.Equal(t, gobvalue.Time, kind(times{moment}, "\x04Time", "\x04Time"))
+	require.Equal(t, gobvalue.Opaque, kind(times{moment}, "\x04Time", "\x04Date"))
+}
+
 func TestParse_manyLists(t *testing.T) {
 	v := parse(t, []any{make([]any, 100), Nested(make([]Nested, 100))})
 	data, err := v.JSON()
