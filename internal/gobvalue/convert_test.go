@@ -188,7 +188,10 @@ func TestCheckType(t *testing.T) {
 			Kept string
 			Lost any
 		}
-		private struct{ a int }
+		private struct {
+			//lint:ignore U1000 a field that gob does not see
+			a int
+		}
 		channel struct {
 			A int
 			C chan int
