@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -57,11 +56,11 @@ const (
 
 // circumstances are what a plan depends on besides the session itself.
 type circumstances struct {
-	stored   bool // the store has the record
-	late     bool // the response has begun
-	renewed  bool // the client's session was renewed a moment ago, by another request
-	answered bool // the request's deadline has passed, so somebody else has answered, as http.TimeoutHandler does
-	slides   bool // a touch may extend the idle timeout
+	stored  bool // the store has the record
+	late    bool // the response has begun
+	renewed bool // the client's session was renewed a moment ago, by another request
+	expired bool // the request's deadline has passed, so somebody else has answered, as http.TimeoutHandler does
+	slides  bool // a touch may extend the idle timeout
 }
 
 // plan decides what a commit does with a record. A new session after the first byte, or a renewal that cannot reach the
@@ -71,13 +70,13 @@ func (p *pending) plan(rec *Record, at circumstances, now time.Time) step {
 	switch {
 	case !at.stored && len(rec.values) == 0:
 		return stepNone // nothing is stored for an anonymous visitor
-	case !at.stored && (at.late || at.answered):
+	case !at.stored && (at.late || at.expired):
 		return stepTooLate
 	case !at.stored && at.renewed && !p.renew && !p.forget:
 		return stepGone
 	case !at.stored:
 		return stepCreate
-	case p.renew && (at.late || at.answered):
+	case p.renew && (at.late || at.expired):
 		return stepTooLate
 	case p.renew:
 		return stepRenew
@@ -204,7 +203,7 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	now := r.m.limits.now()
 	resend := s.stored && !late && s.rec.presents() != r.client.token
 	step := s.pending.plan(s.rec, circumstances{
-		stored: s.stored, late: late, renewed: r.client.renewed, answered: r.answered(),
+		stored: s.stored, late: late, renewed: r.client.renewed, expired: r.expired(),
 		slides: !s.touchFailed,
 	}, now)
 	if step == stepNone && !resend && !s.pending.forget && len(s.pending.ended) == 0 {
@@ -228,8 +227,8 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 	return cookie, s.adopt(c, gen)
 }
 
-// answered reports whether somebody else has answered, because the request's deadline has passed.
-func (r *request) answered() bool { return errors.Is(r.Context.Err(), context.DeadlineExceeded) }
+// expired reports whether the deadline of the request has passed, so that somebody else has answered.
+func (r *request) expired() bool { return errors.Is(r.Context.Err(), context.DeadlineExceeded) }
 
 // adopt takes over what a commit has written, and makes the changes again that were made while it ran.
 func (s *session) adopt(c *change, gen uint64) error {
@@ -276,8 +275,8 @@ type change struct {
 
 	upgrades bool // this commit is the first on HTTPS that is kept in the record
 
-	turn    *queue.Turn[*Record] // nil if the client holds the record
-	failure error                // of our own change, while those of others are written
+	turn *queue.Turn[*Record] // nil if the client holds the record
+	own  error                // the error of our own change, while those of others are written
 }
 
 // run carries out the plan. It ends destroyed sessions first, so that a failed logout fails the whole commit, then
@@ -307,7 +306,7 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	switch step {
 	case stepTooLate:
 		if !c.late {
-			return "", c.answered()
+			return "", c.refuse()
 		}
 		if !c.renew { // of which Renew has told
 			c.tooLate("the cookie of a new session can no longer be sent, so nothing was stored")
@@ -337,14 +336,14 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	return c.cookieLine(ctx, now, token, slid && due)
 }
 
-// answered reports a change that must reach the client, and cannot, because somebody else has answered.
-func (c *change) answered() error {
+// refuse reports a change that must reach the client, and cannot, because the deadline of the request has passed.
+func (c *change) refuse() error {
 	c.tooLate("the deadline of the request has passed, and the client has another answer: nothing was stored")
-	return errAnswered
+	return errDeadline
 }
 
-// errAnswered fails the response of a request whose deadline has passed.
-var errAnswered = fmt.Errorf("sessions: nothing was stored: the client could no longer be given its token: %w", context.DeadlineExceeded)
+// errDeadline fails the response of a request whose deadline has passed.
+var errDeadline = fmt.Errorf("sessions: nothing was stored: the client could no longer be given its token: %w", context.DeadlineExceeded)
 
 // cookieLine returns the Set-Cookie line that gives the client the token, or "" if it has it and need not get it again.
 func (c *change) cookieLine(ctx context.Context, now time.Time, token string, again bool) (string, error) {
@@ -374,9 +373,7 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, ag
 		return "", nil
 	}
 	if n := len(m.cookie.Name) + len(token); n > maxCookieBytes {
-		err := &tooLargeError{n}
-		m.emit(ctx, Event{Kind: EventCommit, Outcome: OutcomeTooLarge, SessionID: c.rec.ID, Store: m.storeName, Err: err})
-		return "", err
+		return "", c.failed(ctx, EventCommit, c.rec.ID, errCookieTooLarge(n))
 	}
 	if !fitsCookie(token) { // net/http would drop the forbidden bytes, and so lose the session
 		return "", c.failed(ctx, EventCommit, c.rec.ID, errNoCookieValue)
@@ -413,9 +410,9 @@ func (c *change) deleteElsewhere() {
 	}
 }
 
-// cookieAge returns the Max-Age of a persistent cookie. It reaches the deadline, because the server ends the session
-// before, and a slide must not need a new cookie: a gateway may drop it. Where only the client has the record, the new
-// expiry is in the new cookie anyway.
+// cookieAge returns the Max-Age of a persistent cookie. It reaches the deadline, so that no slide needs a new cookie, which
+// a gateway may drop; the server ends the session earlier if it is idle. If only the client has the record, the cookie
+// lasts until the record expires, because each slide sends a new one.
 func (m *Manager) cookieAge(rec *Record, now time.Time) time.Duration {
 	ends := rec.Deadline
 	if m.atClient {
@@ -424,23 +421,15 @@ func (m *Manager) cookieAge(rec *Record, now time.Time) time.Duration {
 	return min(max(time.Second, ends.Sub(now)), maxCookieAge)
 }
 
-// cookieDue reports whether a persistent cookie must be sent again when its session slides: at the first slide in each
-// maxTouchWait, unless the one that was sent in the period of the last use reaches the deadline; and each time if the client
-// presents something other than the token, such as a cookie of another library, which may have any Max-Age.
+// cookieDue reports whether a persistent cookie must be sent again when its session slides: once in each period of
+// maxTouchWait, unless the cookie that the client has already lasts until the deadline; and each time if the client
+// presents something other than the token, because such a cookie may have any Max-Age.
 func cookieDue(rec *Record, now time.Time) bool {
 	used := rec.Expires.Add(-rec.Idle)
 	period := func(at time.Time) time.Duration { return at.Sub(rec.Created) / maxTouchWait }
 	ends := rec.Deadline.Sub(used) <= maxCookieAge-maxTouchWait
 	return rec.Persistent && (rec.Presented != "" || !ends && period(used) != period(now))
 }
-
-type tooLargeError struct{ bytes int }
-
-func (e *tooLargeError) Error() string {
-	return ErrTooLarge.Error() + ": the cookie's name and value are " + strconv.Itoa(e.bytes) + " bytes; browsers accept " + strconv.Itoa(maxCookieBytes)
-}
-
-func (e *tooLargeError) Unwrap() error { return ErrTooLarge }
 
 func (c *change) create(ctx context.Context, now time.Time) (string, error) {
 	c.s.mu.Lock()
@@ -472,8 +461,8 @@ func (c *change) inTurn(ctx context.Context, now time.Time, write func(context.C
 	}
 	next, result := left, errWriter // what the others get, also if an Update function panics
 	defer func() { c.turn.Done(next, result) }()
-	if c.renew && c.r.answered() {
-		return "", c.answered()
+	if c.renew && c.r.expired() {
+		return "", c.refuse()
 	}
 	if left != nil && follows(left, c.rec) {
 		if c.rec, err = c.onto(ctx, left, c.rec); err != nil {
@@ -485,7 +474,7 @@ func (c *change) inTurn(ctx context.Context, now time.Time, write func(context.C
 	if result == nil && c.rec.ID == id && c.turn.Shares() {
 		next = c.rec.clone()
 	}
-	return token, cmp.Or(result, c.failure)
+	return token, cmp.Or(result, c.own)
 }
 
 // errWriter is the error of a change that was taken along by a commit that has panicked.
@@ -645,7 +634,7 @@ func (c *change) merge(ctx context.Context, ours *Record, conflict error, attemp
 	}
 	next, err := c.onto(ctx, current, ours)
 	if err != nil && c.turn.Leads() { // the changes of others must still be written
-		c.failure, c.ops = err, opList{}
+		c.own, c.ops = err, opList{}
 		return current, nil
 	}
 	return next, err
@@ -758,16 +747,18 @@ func (c *change) destroy(ctx context.Context, rec *Record) error {
 	return nil
 }
 
-// destroyOthers ends the other sessions whose cookies the client presented: a logout ends them all.
+// destroyOthers ends the other sessions whose cookies the client presented: a logout ends them all. It gives up when
+// maxReads of the cookies have named none.
 func (c *change) destroyOthers(ctx context.Context) error {
 	rest := c.r.client.others
 	if rest == nil {
 		return nil
 	}
-	for ; len(rest.tokens) > 0; rest.tokens = rest.tokens[1:] {
+	for misses := 0; len(rest.tokens) > 0 && misses < maxReads; rest.tokens = rest.tokens[1:] {
 		rec, err := c.r.m.loadToken(ctx, rest.tokens[0])
 		switch {
 		case errors.Is(err, ErrNotFound):
+			misses++
 			continue
 		case err != nil:
 			return c.failed(ctx, EventDestroy, "", err)

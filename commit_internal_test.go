@@ -51,8 +51,8 @@ func TestPlan(t *testing.T) {
 		want    step
 	}{
 		{"a renewal after the first byte", pending{renew: true, dirty: true}, circumstances{stored: true, late: true}, stepTooLate},
-		{"a renewal that somebody else has answered", pending{renew: true, dirty: true}, circumstances{stored: true, answered: true}, stepTooLate},
-		{"a write that somebody else has answered", pending{dirty: true}, circumstances{stored: true, answered: true}, stepSave},
+		{"a renewal that somebody else has answered", pending{renew: true, dirty: true}, circumstances{stored: true, expired: true}, stepTooLate},
+		{"a write that somebody else has answered", pending{dirty: true}, circumstances{stored: true, expired: true}, stepSave},
 	} {
 		require.Equal(t, c.want, c.pending.plan(rested(0, "k"), c.at, now), c.name)
 	}

@@ -33,10 +33,12 @@ type fleet struct {
 	log       *logBuffer
 }
 
-func newFleet(t testing.TB, stores ...sessions.Store) *fleet {
+func newFleet(t testing.TB, stores ...sessions.Store) *fleet { return newPatientFleet(t, 0, stores...) }
+
+func newPatientFleet(t testing.TB, commitTimeout time.Duration, stores ...sessions.Store) *fleet {
 	f := &fleet{t: t, events: &eventRecorder{}, log: &logBuffer{}}
 	for _, store := range stores {
-		m, err := sessions.New(sessions.Config{Store: store, Observe: f.events.observe, Logger: slog.New(slog.NewTextHandler(f.log, nil))})
+		m, err := sessions.New(sessions.Config{Store: store, CommitTimeout: commitTimeout, Observe: f.events.observe, Logger: slog.New(slog.NewTextHandler(f.log, nil))})
 		require.NoError(t, err)
 		f.instances = append(f.instances, m.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Context().Value(stepKey{}).(http.HandlerFunc)(w, r)
@@ -85,8 +87,10 @@ func (f *fleet) together(n int, cookie string, step func(s sessions.Session), co
 		for range n {
 			done.Go(func() {
 				res := f.send(context.Background(), at, cookie, func(w http.ResponseWriter, r *http.Request) {
+					arrived := sync.OnceFunc(ready.Done)
+					defer arrived() // also if this request has failed the test: the others wait
 					step(session(f.t, r))
-					ready.Done()
+					arrived()
 					ready.Wait()
 					once.Do(func() {
 						for _, fn := range committing {
@@ -129,10 +133,10 @@ func TestP23_ParallelWritesOfOneSession(t *testing.T) {
 	}{
 		{instances: 1, each: 400, bytes: 100, most: 1},
 		{instances: 1, each: 400, bytes: 50_000, most: 1},
-		{instances: 4, each: 100, bytes: 100, most: 3},
-		{instances: 4, each: 100, bytes: 50_000, most: 3},
-		{instances: 4, each: 400, bytes: 100, most: 3, long: true},
-		{instances: 4, each: 400, bytes: 50_000, most: 3, long: true},
+		{instances: 4, each: 100, bytes: 100, most: 1},
+		{instances: 4, each: 100, bytes: 50_000, most: 1},
+		{instances: 4, each: 400, bytes: 100, most: 1, long: true},
+		{instances: 4, each: 400, bytes: 50_000, most: 1, long: true},
 		{instances: 1, each: 400, bytes: 100, sealed: true, most: 2},
 		{instances: 4, each: 100, bytes: 100, sealed: true, most: 4, long: true},
 	} {
@@ -151,7 +155,7 @@ func TestP23_ParallelWritesOfOneSession(t *testing.T) {
 				}
 				stores = append(stores, store)
 			}
-			f := newFleet(t, stores...)
+			f := newPatientFleet(t, time.Minute, stores...)
 			rdb := server.Client(t)
 			cookie := f.use(0, "", func(s sessions.Session) { _ = s.Set("text", strings.Repeat("x", c.bytes)) })
 			var before int
@@ -160,8 +164,11 @@ func TestP23_ParallelWritesOfOneSession(t *testing.T) {
 			ran := scripts(t, rdb) - before
 			t.Logf("%.2f scripts a write", float64(ran)/float64(n))
 			require.Equal(t, map[int]int{http.StatusOK: n}, answers)
+			if !c.sealed {
+				n /= 2 // far fewer than one script a write, because one write carries the changes of all that wait
+			}
 			require.LessOrEqual(t, ran, c.most*n+2*c.instances, "each instance may load the script")
-			require.Equal(t, n, f.count(0, cookie))
+			require.Equal(t, c.instances*c.each, f.count(0, cookie))
 		})
 	}
 }
@@ -553,7 +560,7 @@ func TestP07_ParallelUpdatesInEveryPhase(t *testing.T) {
 							require.NoError(t, err)
 							return d
 						}
-						f := newFleet(t, instance(phase), instance(next))
+						f := newPatientFleet(t, time.Minute, instance(phase), instance(next))
 						cookie := f.use(0, "", func(s sessions.Session) { _ = s.Set("user", "ada") })
 						var own atomic.Int64
 						answers, cookies := f.together(each, cookie, func(s sessions.Session) {

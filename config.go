@@ -24,10 +24,10 @@ type Config struct {
 	// SameSite=Lax, until the browser closes. On HTTPS, set the name to "__Host-session": see [Cookie].
 	Cookie Cookie
 
-	// IdleTimeout is how long a session lives without use, counted from when a handler last asked for it. Reading a
-	// session extends it by a touch, at most once per eighth of the timeout. A request that runs for less than half of
-	// the timeout finds its session alive when it commits. One that runs for longer may not, and no session outlives a
-	// request that runs for all of it. Default 24 hours; shortened to AbsoluteTimeout and to the TTL of a [RedisStore].
+	// IdleTimeout is how long a session lives without use. Asking for a session counts as use, and so does writing it.
+	// Reading extends it by a touch, at most once per eighth of the timeout. A request that runs for less than half of
+	// the timeout finds its session alive when it commits; a longer one may find that it has expired, unless other
+	// requests have used it. Default 24 hours; shortened to AbsoluteTimeout and to the TTL of a [RedisStore].
 	IdleTimeout time.Duration
 
 	// AbsoluteTimeout is how long a session lives in total, however much it is used. Default 14 days.

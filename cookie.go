@@ -16,10 +16,9 @@ import (
 // Path "/", SameSite=Lax and no Domain, which the browser deletes when it closes. The cookie is always HttpOnly.
 //
 // If you change Domain or Path, browsers keep the earlier cookie beside the new one. No change is lost: of sealed cookies
-// the newest counts, and cookies that name records on the server name the same one. A logout ends every session that the
-// client presents, and deletes the cookie under each Domain and Path that the request shows. What it cannot delete is a
-// sealed cookie that was set under another Path or Domain, if the client has no newer one: that logout is lost, unless
-// Domain was empty before and Path is as it was.
+// the newest counts, and cookies that name records on the server name the same one. A logout deletes the cookie under
+// the Domains and Paths that the request shows, 12 at most. A browser that has only a sealed cookie from an earlier
+// Domain or Path keeps it, and stays logged in, unless the earlier Domain was empty and the Path is the same.
 type Cookie struct {
 	_ [0]func()
 

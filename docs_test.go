@@ -115,6 +115,8 @@ func TestProxiesPage_Quotes(t *testing.T) {
 			quote: "the cookie is Secure, but the request from 10.0.0.5 looks like plain HTTP: a browser on plain HTTP rejects the cookie, one on HTTPS keeps it."},
 		{name: "another domain", config: sessions.Config{Cookie: sessions.Cookie{Domain: "shop.example"}}, host: "app:8080", want: sessions.OutcomeForeignDomain,
 			quote: "Cookie.Domain is shop.example, but the request is for app:8080: browsers reject the cookie."},
+		{name: "another path", config: sessions.Config{Cookie: sessions.Cookie{Path: "/app"}}, want: sessions.OutcomeForeignPath,
+			quote: "Cookie.Path is /app, but the request is for a page under /: browsers send the cookie only under Cookie.Path"},
 		{name: "too late", handler: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = w.Write([]byte("ok"))
 			change(w, r)

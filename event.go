@@ -39,7 +39,7 @@ const (
 	EventDestroy  EventKind = "destroy"  // a session was destroyed
 	EventRenew    EventKind = "renew"    // a session got a new token
 	EventReject   EventKind = "reject"   // a token, or a value in its session, was rejected; the outcome is the reason
-	EventConflict EventKind = "conflict" // a parallel request wrote first; the changes were merged and tried again
+	EventConflict EventKind = "conflict" // a parallel request wrote first: the changes were merged, or could not be
 	EventSecure   EventKind = "secure"   // the scheme of a request, or a cookie that browsers may reject
 	EventCache    EventKind = "cache"    // a response that sets the cookie had asked to be cached
 	EventPhase    EventKind = "phase"    // a DualStore has changed phase; emitted once, by the first load that finds out
@@ -60,7 +60,7 @@ const (
 	OutcomeTampered    Outcome = "tampered"    // the seal does not verify: changed, another secret, or another cookie name
 	OutcomeUndecodable Outcome = "undecodable" // authentic or stored, but this version cannot read the record; or a value does not fit its type
 	OutcomeRevoked     Outcome = "revoked"     // destroyed or renewed
-	OutcomeAmbiguous   Outcome = "ambiguous"   // several cookies of the name: one was chosen, or not all were tried
+	OutcomeAmbiguous   Outcome = "ambiguous"   // several cookies of the name may be sessions: one was chosen, or not all were tried
 	OutcomeError       Outcome = "error"       // the store could not answer
 
 	OutcomeSaved    Outcome = "saved"     // an existing session was written
@@ -69,13 +69,13 @@ const (
 	OutcomeDeleted  Outcome = "deleted"   // the session was removed from the store
 	OutcomeMerged   Outcome = "merged"    // the changes were applied to what a parallel request wrote
 	OutcomeGone     Outcome = "gone"      // a parallel request destroyed or renewed the session
-	OutcomeTooLarge Outcome = "too_large" // the cookie would exceed 4096 bytes
-	OutcomeTooLate  Outcome = "too_late"  // the response had begun, so the client cannot be told
+	OutcomeTooLarge Outcome = "too_large" // the record does not fit the store, or the cookie would exceed 4096 bytes
+	OutcomeTooLate  Outcome = "too_late"  // the response had begun or the request's deadline had passed, so the client cannot be told
 
 	OutcomeUntrustedProxy Outcome = "untrusted_proxy" // a proxy header from a peer that is not in TrustedProxies
 	OutcomeSchemeMismatch Outcome = "scheme_mismatch" // the browser says https, the proxy chain says http
 	OutcomeInsecure       Outcome = "insecure"        // a Secure cookie on a request that looks like plain HTTP
-	OutcomeUpgraded       Outcome = "upgraded"        // a session that began on plain HTTP goes on on HTTPS with the same token
+	OutcomeUpgraded       Outcome = "upgraded"        // a session that began on plain HTTP continues on HTTPS with the same token
 	OutcomeForeignDomain  Outcome = "foreign_domain"  // Cookie.Domain does not match the host of the request
 	OutcomeForeignPath    Outcome = "foreign_path"    // Cookie.Path does not match the path of the request
 	OutcomeOverridden     Outcome = "overridden"      // no-store replaced the caching headers of the handler
@@ -145,7 +145,7 @@ func (m *Manager) logAbout(ctx context.Context, subject string, e Event) {
 		return
 	}
 	dropped := 0
-	if e.Kind == EventReject || e.Kind == EventSecure || e.Kind == EventConflict {
+	if e.isByClient() {
 		var ok bool
 		if ok, dropped = m.loglimit.Allow(string(e.Outcome), subject, m.limits.now()); !ok {
 			return
@@ -165,6 +165,18 @@ func (m *Manager) logAbout(ctx context.Context, subject string, e Event) {
 		args = append(args, "suppressed", dropped)
 	}
 	m.logger.Log(ctx, level, message, args...)
+}
+
+// isByClient reports whether a client can cause the event as often as it likes. A store that fails is not limited, and a
+// DualStore limits its own lines.
+func (e Event) isByClient() bool {
+	switch e.Kind {
+	case EventMismatch, EventPhase:
+		return false
+	case EventConflict:
+		return true
+	}
+	return e.Outcome != OutcomeError || errors.Is(e.Err, context.Canceled)
 }
 
 // warnOnce passes the event to Observe each time, and logs it once per hour for each outcome and subject.
@@ -207,9 +219,9 @@ func (e Event) logLine() (slog.Level, string) {
 	case OutcomeGone:
 		return slog.LevelWarn, "sessions: a change was rejected: a parallel request destroyed or renewed the session"
 	case OutcomeTooLarge:
-		return slog.LevelError, "sessions: the session does not fit a cookie"
+		return slog.LevelError, "sessions: the session is too large for its store"
 	case OutcomeTooLate:
-		return slog.LevelWarn, "sessions: a change came after the response had begun"
+		return slog.LevelWarn, "sessions: a change came too late to reach the client"
 	case OutcomeUntrustedProxy:
 		return slog.LevelWarn, "sessions: a proxy header was ignored"
 	case OutcomeSchemeMismatch:

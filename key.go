@@ -55,7 +55,7 @@ func (k Key[T]) Update(s Session, fn func(T) T) (T, error) {
 //
 // It is not for a value that may be used only once, such as the state of an OAuth login: if two parallel requests have
 // loaded it, both get it. Use [Session.Update] with a function that fails if the value was used, as in the example: with
-// a server-side store, the second request then fails when it is committed. A sealed cookie cannot refuse it.
+// a server-side store, the second request then fails when it is committed. With a sealed cookie, both succeed.
 func (k Key[T]) Take(s Session) (T, bool) {
 	v, ok := k.Get(s)
 	if ok {

@@ -299,7 +299,7 @@ func (r *request) load(ctx *loading) (*Record, error) {
 		if err == nil {
 			r.client.token, r.client.persistent, r.client.secure = token, rec.Persistent, rec.Secure
 			var rest []string
-			for j := i + 1; j < len(tokens) && len(rest) < maxReads; j++ {
+			for j := i + 1; j < len(tokens); j++ {
 				if opened[j] || !m.atClient && isToken(tokens[j]) {
 					rest = append(rest, tokens[j])
 				}
@@ -380,7 +380,7 @@ func heldByClient(s Store) Store {
 		return s
 	}
 	if d, ok := storeAs[*DualStore](s); ok && d.atClient.Load() {
-		return d.old
+		return d.old.(*countedStore).Store // this read is not one of those that are reported
 	}
 	return nil
 }

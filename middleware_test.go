@@ -739,6 +739,15 @@ func TestP23_AFloodSilencesNothing(t *testing.T) {
 		b.use(noop)
 	}
 	require.LessOrEqual(t, len(site.log.lines("outcome=malformed")), 300)
+
+	b = site.browser()
+	b.set("user", 42)
+	old := b.clone()
+	b.use(func(s sessions.Session) { s.Renew() })
+	for range 500 {
+		require.Equal(t, http.StatusConflict, old.try(func(s sessions.Session) { _ = s.Set("polled", 1) }).status)
+	}
+	require.LessOrEqual(t, len(site.log.lines("outcome=gone")), 300)
 }
 
 // Cookies that cannot be ours cost no read and do not hide the good one, however many there are.
@@ -821,14 +830,22 @@ func TestP08_ALogoutEndsEverySessionPresented(t *testing.T) {
 		s := newSite(t, store)
 		first, second, third := s.browser(), s.browser(), s.browser()
 		all := []*browser{first, second, third}
+		for range 6 {
+			all = append(all, s.browser())
+		}
 		for i, b := range all {
 			b.set("user", i)
 		}
+		others := ""
+		for _, b := range all[3:] {
+			others += "session=" + b.cookie() + "; "
+		}
 		b := s.browser()
 		r := b.raw(func(s sessions.Session) { s.Destroy() },
-			"session=foreign; session="+first.cookie()+"; session="+second.cookie(), "session="+third.cookie()+"; session="+sessions.NewToken())
+			"session=foreign; session="+first.cookie()+"; session="+second.cookie(),
+			"session="+third.cookie()+"; session="+sessions.NewToken(), others)
 		require.Equal(t, http.StatusOK, r.status)
-		require.Len(t, s.events.with(sessions.OutcomeDeleted), 3)
+		require.Len(t, s.events.with(sessions.OutcomeDeleted), len(all))
 		for _, b := range all {
 			require.Empty(t, b.get("user"))
 		}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -414,7 +413,7 @@ func parse(text, start string) (r *Record, name string, err error) {
 	}
 	flags := digitValue[header[headerLength-1]]
 	idle := number(1)
-	if len(marks)%markLength != 0 || flags&^flagsKnown != 0 || idle > math.MaxInt64/int64(time.Millisecond) || version == 0 || idle == 0 && flags&flagCustomIdle != 0 || flags&flagRevoked != 0 && flags > flagsRenewed {
+	if len(marks)%markLength != 0 || flags&^flagsKnown != 0 || version == 0 || idle == 0 && flags&flagCustomIdle != 0 || flags&flagRevoked != 0 && flags > flagsRenewed {
 		return nil, "", errUndecodable
 	}
 	values, rest, err := jsonindex.Parse(rest)

@@ -56,7 +56,7 @@ func (r *request) warnInsecure(ctx context.Context, id string, secure bool) {
 			"Behind a proxy that terminates TLS, " + fix + "; without TLS, use HTTPS, or localhost in development"})
 }
 
-// warnUpgraded reports a session that goes on on HTTPS with a token that was sent over plain HTTP. It is not renewed by
+// warnUpgraded reports a session that continues on HTTPS with a token that was sent over plain HTTP. It is not renewed by
 // itself, because the parallel requests of the first page would fail.
 func (r *request) warnUpgraded(ctx context.Context, id string) {
 	if r.m.secure != SecureAuto || r.m.cookie.needsSecure() {

@@ -66,13 +66,13 @@ type Session interface {
 	// afterwards (session fixation; OWASP Session Management Cheat Sheet).
 	//
 	// Call it before the first byte of the response. If the client can no longer be told its new token, because the
-	// response has begun or the deadline of the request has passed, nothing more of the request is stored: a login that
-	// did not happen is noticed, a planted token that is logged in is not.
+	// response has begun or the deadline of the request has passed, nothing more of the request is stored, because a login
+	// under the old token would be a session fixation.
 	Renew()
 	// Destroy ends the session: it discards the values, removes the session from the store, and tells the client to
-	// delete the cookie. If the client presented several sessions under the name of the cookie, it ends them all. Values set afterwards belong to a new session. If a parallel request has renewed the session,
-	// it lives on under its new token, and the commit fails with [ErrGone], so a logout that did not happen is not
-	// reported as done.
+	// delete the cookie. If the client presented other sessions under the name of the cookie, it ends those as well. Values
+	// set afterwards belong to a new session. If a parallel request has renewed the session, it lives on under its new
+	// token, and the commit fails with [ErrGone], so a logout that did not happen is not reported as done.
 	Destroy()
 }
 
@@ -149,8 +149,8 @@ func (l *limits) slide(r *Record, now time.Time) {
 	r.slide(now)
 }
 
-// longestIdle returns the idle timeout that a session has, or the longest that it may have if it has its own. One with a
-// persistent cookie is in use at least once while the browser keeps the cookie, or lost.
+// longestIdle returns the idle timeout that a session has, or the longest that it may have if it has its own. For a
+// persistent cookie it is at most the 400 days that browsers keep one.
 func (l *limits) longestIdle(r *Record) time.Duration {
 	longest := l.idle
 	if r.CustomIdle {

@@ -91,9 +91,13 @@ func (s *CookieStore) Save(_ context.Context, name string, rec *Record, _ int64)
 		return "", err
 	}
 	if n := len(name) + len(token); n > maxCookieBytes {
-		return "", fmt.Errorf("%w: the cookie's name and value are %d bytes; browsers accept %d", ErrTooLarge, n, maxCookieBytes)
+		return "", errCookieTooLarge(n)
 	}
 	return token, nil
+}
+
+func errCookieTooLarge(n int) error {
+	return fmt.Errorf("%w: the cookie's name and value are %d bytes; browsers accept %d", ErrTooLarge, n, maxCookieBytes)
 }
 
 // Touch seals the record again with its new expiry. It implements [Store].

@@ -130,7 +130,7 @@ func TestP13_FourKilobytes(t *testing.T) {
 	require.Equal(t, before, b.cookie())
 	require.Equal(t, `"small"`, b.get("k"))
 	require.Len(t, s.events.with(sessions.OutcomeTooLarge), 1)
-	require.Len(t, s.log.lines("does not fit a cookie"), 1)
+	require.Len(t, s.log.lines("too large for its store"), 1)
 
 	// The largest value that fits does, and comes back.
 	fits := 0

@@ -29,8 +29,8 @@ type RedisStoreConfig struct {
 	// their sessions: if they should not, give each its own prefix.
 	Prefix string
 
-	// MaxSize is the largest record in bytes, as stored: its values as JSON, and up to 900 bytes more. A larger one is
-	// [ErrTooLarge] from Save, and is not sent. Default 1 MiB. While a [DualStore] moves sessions to this store, a larger
+	// MaxSize is the largest record in bytes, as stored: its values as JSON, and up to 900 bytes and the name of the
+	// cookie more. A larger one is [ErrTooLarge] from Save, and is not sent. Default 1 MiB. While a [DualStore] moves sessions to this store, a larger
 	// one stays in the old store in DualReadOld, which its report counts; from DualReadNew on, its change fails.
 	MaxSize int
 }
@@ -107,9 +107,9 @@ func (s *RedisStore) whole() bool {
 	return s.ring == nil || s.ring.Len() == len(s.ring.Options().Addrs)
 }
 
-// missed returns the answer to give for a key that is missing, or the one for a key that was created, unless the ring may
-// have looked for the key in the wrong place: a shard was away before the command, as reported by whole, or is now. Then
-// it returns an error.
+// missed returns answer, the result of a command that found no key or created one, unless the ring may have used the
+// wrong shard: one was down before the command (before is what whole returned then), or is down now. Then it returns an
+// error.
 //
 // It does not see a shard that leaves and returns during one command. That takes several heartbeats, and the command
 // must reach the other shard in between.
@@ -285,7 +285,7 @@ func (s *RedisStore) checkSize(rec *Record, size int) error {
 // record to its old store.
 func (s *RedisStore) fits(rec *Record) error {
 	const longest = 6 // bytes in JSON for one in a key
-	if longest*(80+maxMarks*markLength+rec.valuesLength()) <= s.max {
+	if longest*(80+maxMarks*markLength+len(rec.cookie)+rec.valuesLength()) <= s.max {
 		return nil
 	}
 	return s.checkSize(rec, len(rec.appendStored(nil)))

@@ -89,13 +89,19 @@ return 1
 //
 // It returns Done, Missing or Newer. The record keeps its length, and can be written to a full server.
 var Touch = redis.NewScript(`
+local function less(a, b) -- not a < b, which follows the locale of the server
+  for i = 1, #a do
+    if a:byte(i) ~= b:byte(i) then return a:byte(i) < b:byte(i) end
+  end
+  return false
+end
 local current = redis.call('GET', KEYS[1])
 if not current then return 0 end
 local flags = current:byte(63)
 if flags == 51 or flags == 52 then return 0 end
 if current:sub(26, 34) ~= ARGV[1] then return 2 end
 local digit = current:sub(63, 63)
-if ARGV[3]:sub(1, 7) < current:sub(42, 48) then
+if less(ARGV[3]:sub(1, 7), current:sub(42, 48)) then
   local at = ('-0123456789A'):find(digit, 1, true)
   if at then digit = ('VWXYZ_abcdef'):sub(at, at) end
 end

@@ -84,6 +84,7 @@ func TestSave(t *testing.T) {
 }
 
 func TestTouch(t *testing.T) {
+	t.Setenv("LC_ALL", "en_US.UTF-8") // as of a service: Lua compares strings in the order of the locale, if there is one
 	ctx := context.Background()
 	rdb := redistest.Start(t).Client(t)
 	for _, c := range []struct {
@@ -97,6 +98,9 @@ func TestTouch(t *testing.T) {
 		{"not shortened", record("version..", "IDLE...", "expires", "A", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "A", "mark-1", `"a":1`)},
 		{"lengthened", record("version..", "-DLE...", "expires", "2", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "2", "mark-1", `"a":1`)},
 		{"newer", record("newer....", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
+		{"shortened, in the order of bytes", record("version..", "IDLE_..", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "V", "mark-1", `"a":1`)},
+		{"shortened, in the order of bytes", record("version..", "_DLE...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "V", "mark-1", `"a":1`)},
+		{"lengthened, in the order of bytes", record("version..", "9zle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "-", "mark-1", `"a":1`)},
 		{"a tombstone", record("version..", "idle...", "expires", "3", "mark-1", ""), redisscript.Missing, ""},
 		{"a tombstone of a renewal", record("version..", "idle...", "expires", "4", "mark-1", ""), redisscript.Missing, ""},
 		{"garbage", "x", redisscript.Newer, ""},
