@@ -54,6 +54,18 @@ const (
 	stepTouch        // extend the expiry only
 )
 
+// afterTheEnd returns what a commit does if the session has expired while the request ran. A store may still have the
+// record, for a DualStore.
+func (s step) afterTheEnd() step {
+	switch s {
+	case stepRenew, stepSave:
+		return stepGone
+	case stepTouch:
+		return stepNone
+	}
+	return s
+}
+
 // circumstances are what a plan depends on besides the session itself.
 type circumstances struct {
 	stored  bool // the store has the record
@@ -156,6 +168,10 @@ func (r *request) setCookie(line string) {
 // Failed responds instead of the handler. It implements respwriter.Hooks.
 func (r *request) Failed(w http.ResponseWriter, err error) {
 	r.markCaching(w.Header(), true) // only a commit fails
+	if r.client.deletion != "" {
+		w.Header()["Set-Cookie"] = append(w.Header()["Set-Cookie"], r.client.deletion)
+		httpcache.Forbid(w.Header())
+	}
 	a := &answered{ResponseWriter: w}
 	r.m.errorHandler(a, r.r, err)
 	if !a.yes {
@@ -222,6 +238,9 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 		defer cancel()
 	}
 	if cookie, err = c.run(ctx, step, now); err != nil {
+		if errors.Is(err, ErrGone) && !late {
+			c.deleteIfEnded(ctx)
+		}
 		return "", err
 	}
 	return cookie, s.adopt(c, gen)
@@ -230,9 +249,25 @@ func (r *request) commit(s *session, late bool) (cookie string, err error) {
 // expired reports whether the deadline of the request has passed, so that somebody else has answered.
 func (r *request) expired() bool { return errors.Is(r.Context.Err(), context.DeadlineExceeded) }
 
+// deleteIfEnded makes the client delete its cookie, if the session had ended well before the request began, and only the
+// commit has found out: in DualReadOld, a sealed cookie opens although its session has ended. The client then never got
+// the answer that has replaced the cookie, and each of its changes would fail until the cookie expires.
+func (c *change) deleteIfEnded(ctx context.Context) {
+	m, client := c.r.m, c.r.client
+	d, ok := storeAs[*DualStore](m.store)
+	if !ok || !d.atClient.Load() {
+		return
+	}
+	id, _ := TokenID(c.rec.Token)
+	stone, err := d.new.Load(ctx, m.cookie.Name, c.rec.Token)
+	if err == nil && stone.ID == id && stone.Revoked && client.loaded.Sub(stone.Created) >= renewalGrace {
+		client.deletion = m.cookie.header("", -1, c.r.useSecure(client.secure))
+	}
+}
+
 // adopt takes over what a commit has written, and makes the changes again that were made while it ran.
 func (s *session) adopt(c *change, gen uint64) error {
-	for {
+	for range maxUpdateRounds {
 		s.mu.Lock()
 		ops, now := slices.Clone(s.pending.ops.all), s.gen
 		if now == gen {
@@ -260,6 +295,7 @@ func (s *session) adopt(c *change, gen uint64) error {
 		}
 		s.mu.Unlock()
 	}
+	return errUpdate
 }
 
 // change is one commit.
@@ -303,6 +339,9 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 	due := cookieDue(c.rec, now)
 	slid := false
 	c.upgrades = https && !c.rec.Secure
+	if c.rec.shortened && c.stored && !c.r.m.atClient && !c.rec.alive(now) {
+		step = step.afterTheEnd()
+	}
 	switch step {
 	case stepTooLate:
 		if !c.late {
@@ -313,7 +352,7 @@ func (c *change) run(ctx context.Context, step step, now time.Time) (cookie stri
 		}
 		return "", nil
 	case stepGone:
-		return "", c.failed(ctx, EventCommit, "", ErrGone)
+		return "", c.failed(ctx, EventCommit, c.rec.ID, ErrGone)
 	case stepCreate:
 		c.rec.Secure = https || c.r.client.secure // client.secure: after Destroy, in a chain that loses the scheme
 		token, err = c.create(ctx, now)
@@ -554,6 +593,10 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 	token, err := c.write(ctx, EventRenew, OutcomeCreated, next, 0)
 	if err != nil {
 		return "", err
+	}
+	if c.r.expired() { // while it was written: nothing has ended yet
+		_ = c.r.m.store.Delete(ctx, c.r.m.cookie.Name, next)
+		return "", c.refuse()
 	}
 	for attempt := 0; ; attempt++ {
 		stone := old.tombstone(now, now.Add(tombstoneGrace))

@@ -2413,3 +2413,91 @@ func TestP08_ALatePollDoesNotLogOut(t *testing.T) {
 		}
 	}
 }
+
+// In DualReadOld without CheckRevoked, a sealed cookie opens although its session has ended, and only the commit finds
+// out. A client that never got the answer that has replaced its cookie must not be locked out until the cookie expires.
+func TestP08_AClientThatNeverGotItsAnswer(t *testing.T) {
+	for _, ended := range []func(sessions.Session){sessions.Session.Renew, sessions.Session.Destroy} {
+		for name, change := range map[string]func(s sessions.Session){
+			"writes":  func(s sessions.Session) { _ = s.Set("k", 1) },
+			"renews":  func(s sessions.Session) { s.Renew(); _ = s.Set("k", 1) },
+			"slow":    func(s sessions.Session) { time.Sleep(10 * time.Second); _ = s.Set("k", 1) },
+			"renewed": func(s sessions.Session) { _ = s.Set("k", 1); s.Renew() },
+		} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, d := dualSite(t, cookieStore.make(t), memoryStore.make(t), sessions.DualReadOld)
+					b := s.browser()
+					b.set("basket", 1)
+					lost := b.clone()
+					b.use(ended) // whose answer lost does not get
+
+					r := lost.clone().try(change)
+					require.Equal(t, http.StatusConflict, r.status)
+					require.Nil(t, r.setCookie("session"), "the answer may be on its way")
+					time.Sleep(6 * time.Second)
+					r = lost.try(change)
+					require.Equal(t, http.StatusConflict, r.status)
+					require.Negative(t, r.setCookie("session").MaxAge)
+					require.Contains(t, r.header.Get("Cache-Control"), "no-store")
+					lost.use(change)
+					require.Equal(t, "1", lost.get("k"))
+					require.Empty(t, lost.get("basket"), "it began anew")
+					d.SetPhase(sessions.DualReadNew)
+					require.Equal(t, "1", lost.get("k"))
+				})
+			})
+		}
+	}
+}
+
+// The time of a renewal is that of the clock, whatever the version of the session was.
+func TestP08_TheGraceIsByTheClock(t *testing.T) {
+	for _, phase := range dualPhases[1:] {
+		synctest.Test(t, func(t *testing.T) {
+			d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: memoryStore.make(t), New: memoryStore.make(t), Phase: phase})
+			require.NoError(t, err)
+			ahead, s := newSite(t, d), newSite(t, d)
+			sessions.SetClock(ahead.mgr, nil, func() time.Time { return time.Now().Add(10 * time.Minute) })
+			b := ahead.browser()
+			b.set("basket", 1)
+			old := b.clone().on(s)
+			b = b.on(s)
+			b.use(func(s sessions.Session) { s.Renew() })
+			require.Equal(t, http.StatusConflict, old.clone().on(s).try(addCount).status)
+			time.Sleep(6 * time.Second)
+			require.Equal(t, http.StatusOK, old.try(addCount).status)
+		})
+	}
+}
+
+// A renewal during whose first write the deadline of the request passes is taken back.
+func TestP06_TheDeadlinePassesDuringARenewal(t *testing.T) {
+	eachServerStore(t, func(t *testing.T, inner sessions.Store) {
+		spy := &spyStore{Store: inner}
+		site := newSite(t, spy)
+		b := site.browser()
+		b.set("basket", 1)
+		late := expiring{t.Context(), make(chan struct{})}
+		spy.before(func(_ context.Context, op string, _ *sessions.Record) error {
+			if op == "save" {
+				close(late.passed)
+				spy.before(nil)
+			}
+			return nil
+		})
+		r := b.doContext(late, func(w http.ResponseWriter, r *http.Request) {
+			s := session(t, r)
+			s.Renew()
+			require.NoError(t, s.Set("user", 42))
+			_, err := io.WriteString(w, "welcome")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		})
+		require.NoError(t, r.err)
+		require.Equal(t, http.StatusServiceUnavailable, r.status)
+		require.Empty(t, r.header.Values("Set-Cookie"))
+		require.Equal(t, "1", b.get("basket"))
+		require.Empty(t, b.get("user"))
+		require.EqualValues(t, 1, spy.deletes.Load())
+	})
+}

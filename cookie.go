@@ -17,7 +17,7 @@ import (
 //
 // If you change Domain or Path, browsers keep the earlier cookie beside the new one. No change is lost: of sealed cookies
 // the newest counts, and cookies that name records on the server name the same one. A logout deletes the cookie under
-// the Domains and Paths that the request shows, 12 at most. A browser that has only a sealed cookie from an earlier
+// the Domains and Paths that the request shows, 16 at most. A browser that has only a sealed cookie from an earlier
 // Domain or Path keeps it, and stays logged in, unless the earlier Domain was empty and the Path is the same.
 type Cookie struct {
 	_ [0]func()
@@ -247,7 +247,7 @@ func candidates(h http.Header, name string, into []string) (values []string, mor
 }
 
 // maxScopes bounds how many cookies a logout deletes.
-const maxScopes = 12
+const maxScopes = 16
 
 // scopes returns the cookie with each Domain and Path that another cookie of the same name may have: a browser tells
 // neither. The first is c itself. The second has no Domain, if c has one: a browser may still have the cookie from before
@@ -271,8 +271,11 @@ func (c Cookie) scopes(host, path string, several bool) []Cookie {
 			} else {
 				end = len(path)
 			}
-			if prefix := path[:end]; strings.HasPrefix(prefix, "/") && pathMistake(prefix) == "" {
+			if prefix := path[:end]; len(prefix) < maxAttributeBytes && strings.HasPrefix(prefix, "/") && pathMistake(prefix) == "" {
 				paths = append(paths, prefix)
+				if end < len(path) {
+					paths = append(paths, prefix+"/")
+				}
 			}
 		}
 	}

@@ -181,7 +181,9 @@ type clientState struct {
 	sent       bool   // the client sent a cookie of this name, valid or not
 	persistent bool
 	secure     bool
-	renewed    bool // it named a session that was renewed a moment ago: the client is about to learn its new token
+	loaded     time.Time // when it was loaded
+	deletion   string    // the Set-Cookie line of a failed response, if the client should delete its cookie
+	renewed    bool      // it named a session that was renewed a moment ago: the client is about to learn its new token
 	others     *others
 }
 
@@ -284,7 +286,7 @@ func (r *request) load(ctx *loading) (*Record, error) {
 	start := m.clock()
 	var buf [maxReads]string
 	tokens, more := candidates(r.r.Header, m.cookie.Name, buf[:0])
-	*r.client = clientState{sent: len(tokens) > 0}
+	*r.client = clientState{sent: len(tokens) > 0, loaded: m.limits.now()}
 	var opened []bool
 	if len(tokens) > 1 {
 		opened = m.newestFirst(ctx, tokens)
@@ -292,7 +294,7 @@ func (r *request) load(ctx *loading) (*Record, error) {
 	reads := 0
 	for i, token := range tokens {
 		if reads == maxReads {
-			more = true
+			more, r.client.others = true, &others{tokens: tokens[i:]}
 			break
 		}
 		rec, err := m.loadToken(ctx, token)
@@ -402,7 +404,7 @@ func (m *Manager) loadToken(ctx context.Context, token string) (*Record, error) 
 	now := m.limits.now()
 	if rec.Revoked {
 		return nil, &NotFoundError{Outcome: OutcomeRevoked, SessionID: rec.ID, Detail: "it was destroyed or renewed",
-			renewed: rec.Renewed && now.Sub(time.UnixMicro(rec.Version)) < renewalGrace}
+			renewed: rec.Renewed && now.Sub(rec.Created) < renewalGrace}
 	}
 	m.limits.apply(rec, now)
 	if !rec.alive(now) {

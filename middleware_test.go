@@ -713,6 +713,7 @@ func TestWrapHandsBackWhatTheHandlerRead(t *testing.T) {
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	m.Wrap(mux).ServeHTTP(httptest.NewRecorder(), r)
 	require.Equal(t, "POST /items/{id}", r.Pattern)
+	require.Equal(t, "7", r.PathValue("id"))
 	require.Equal(t, "1", r.PostForm.Get("a"))
 }
 
@@ -853,6 +854,19 @@ func TestP08_ALogoutEndsEverySessionPresented(t *testing.T) {
 			require.Contains(t, line, "Max-Age=0")
 		}
 
+		// Those that were not looked at, because four before them named none, are ended all the same.
+		for i, b := range all[:2] {
+			b.hold("").set("user", i)
+		}
+		dead := ""
+		for range 4 {
+			dead += "session=" + sessions.NewToken() + "; "
+		}
+		r = b.raw(func(s sessions.Session) { s.Destroy() }, dead+"session="+first.cookie()+"; session="+second.cookie())
+		require.Equal(t, http.StatusOK, r.status)
+		require.Empty(t, first.get("user"))
+		require.Empty(t, second.get("user"))
+
 		// One that cannot be ended is no logout.
 		for i, b := range all {
 			b.hold("").set("user", i)
@@ -898,6 +912,7 @@ func TestP08_TheScopeOfTheCookieChanges(t *testing.T) {
 			{"Domain removed", domain, sessions.Cookie{}},
 			{"Path narrowed", sessions.Cookie{}, path},
 			{"Path widened", path, sessions.Cookie{}},
+			{"Path with a slash widened", sessions.Cookie{Path: "/app/"}, sessions.Cookie{}},
 			{"both", path, domain},
 		} {
 			for name, turns := range map[string][]int{"at once": {0, 1, 1, 1, 1}, "rolling": {0, 1, 0, 1, 0}, "rolled back": {0, 1, 0, 0, 0}} {

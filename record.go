@@ -205,11 +205,12 @@ func (r *Record) slide(now time.Time) {
 	}
 }
 
-// tombstone returns the record that replaces a session that was destroyed or renewed.
+// tombstone returns the record that replaces a session that was destroyed or renewed. It was created now: its version
+// may be ahead of the time.
 func (r *Record) tombstone(now, until time.Time) *Record {
 	return &Record{
 		ID: r.ID, Token: r.Token, Version: nextVersion(r.Version, now),
-		Created: r.Created, Idle: r.Idle, cookie: r.cookie, Expires: until, Deadline: r.madeDeadline(), Revoked: true, Presented: r.Presented,
+		Created: now.Truncate(time.Millisecond), Idle: r.Idle, cookie: r.cookie, Expires: until, Deadline: r.madeDeadline(), Revoked: true, Presented: r.Presented,
 		lineage: lineage{past: r.lineage.past}, origin: r.origin,
 	}
 }

@@ -2303,3 +2303,37 @@ func TestP15_WhatWasShortenedStaysEnded(t *testing.T) {
 		}
 	}
 }
+
+// A shortened session that has expired is kept, so that no earlier copy counts. Neither a request that runs for longer nor
+// a touch by an instance that has such a copy brings it back.
+func TestP15_WhatWasShortenedIsNotExtended(t *testing.T) {
+	for _, phase := range []sessions.Phase{sessions.DualReadNew, sessions.NewOnly} {
+		for name, change := range map[string]func(sessions.Session){"reads": noop, "writes": addCount, "renews": sessions.Session.Renew} {
+			synctest.Test(t, func(t *testing.T) {
+				oldStore, newStore := cookieStore.make(t), memoryStore.make(t)
+				at := func(phase sessions.Phase, timeout time.Duration) *site {
+					d, err := sessions.NewDualStore(sessions.DualStoreConfig{Old: oldStore, New: newStore, Phase: phase})
+					require.NoError(t, err)
+					return newSite(t, d, func(cfg *sessions.Config) { cfg.IdleTimeout = timeout })
+				}
+				b := at(sessions.DualReadOld, 24*time.Hour).browser()
+				b.set("user", 42)
+				earlier := b.clone()
+				b = b.on(at(phase, time.Hour))
+				time.Sleep(30 * time.Minute)
+				b.use(noop) // touched, with the lower timeout
+				r := b.clone().try(func(s sessions.Session) {
+					time.Sleep(2 * time.Hour)
+					change(s)
+				})
+				require.Equal(t, name != "reads", r.status == http.StatusConflict, r.status)
+				require.Empty(t, b.get("user"), "%s, in %v", name, phase)
+				require.Empty(t, b.on(at(phase, 24*time.Hour)).get("user"))
+
+				earlier.on(at(sessions.DualReadOld, 24*time.Hour)).use(noop) // the cookie opens there, and is due
+				time.Sleep(time.Hour)
+				require.Empty(t, b.on(at(phase, 24*time.Hour)).get("user"), "%s, in %v, after the copy was used", name, phase)
+			})
+		}
+	}
+}

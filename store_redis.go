@@ -401,7 +401,7 @@ func (s *RedisStore) Touch(ctx context.Context, _ string, rec *Record) (string, 
 	whole := s.whole()
 	answer, err := redisscript.Touch.Run(ctx, s.rdb, []string{s.key(rec.ID)},
 		string(appendVersion(nil, rec.Version)), ms,
-		string(rec.appendExpiry(make([]byte, 0, 2*numberLength)))).Int64()
+		string(appendNumber(rec.appendExpiry(make([]byte, 0, 3*numberLength)), time.Now().UnixMilli()))).Int64()
 	if err != nil {
 		return "", s.failed(ctx, "touch", err)
 	}

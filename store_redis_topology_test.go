@@ -209,7 +209,13 @@ func TestP14_P08_RingShardComesAndGoes(t *testing.T) {
 			require.NotErrorIs(t, err, sessions.ErrNotFound, name)
 			require.NotErrorIs(t, err, sessions.ErrGone, name)
 		}
-		there(true)
+		if !comes {
+			there(true)
+		}
+		require.Eventually(t, func() bool { // the first command on a connection to the server that was stopped may fail
+			_, status := app.do(token, noop)
+			return status == http.StatusOK
+		}, waitLimit, 5*time.Millisecond)
 		_, ok := app.hits(token)
 		require.True(t, ok)
 	}

@@ -115,7 +115,8 @@ func (s *MemoryStore) Touch(ctx context.Context, _ string, rec *sessions.Record)
 		return "", err
 	}
 	current := s.current(rec)
-	if current == nil || current.Revoked || !time.Now().Before(rec.Expires) {
+	now := time.Now()
+	if current == nil || current.Revoked || !now.Before(rec.Expires) || !now.Before(current.Expires) {
 		return "", sessions.ErrGone
 	}
 	if current.Version != rec.Version {

@@ -80,12 +80,13 @@ return 1
 
 // Touch extends the expiry of a record, in the record and of the key, and does not change the values. It also sets the
 // idle timeout from which the expiry was computed: a reader with another timeout needs both to find when the session
-// was last used. If that shortens the idle timeout, a flag says so: it is 32, added to the digit of the others.
+// was last used. If that shortens the idle timeout, a flag says so: it is 32, added to the digit of the others. A record
+// with this flag may be kept after it has expired: then it is not extended.
 //
 //	KEYS[1]  the session
 //	ARGV[1]  the version that the key must have
 //	ARGV[2]  the lifetime in milliseconds
-//	ARGV[3]  the idle timeout and the new expiry, as in the header
+//	ARGV[3]  the idle timeout, the new expiry and the present time, as in the header
 //
 // It returns Done, Missing or Newer. The record keeps its length, and can be written to a full server.
 var Touch = redis.NewScript(`
@@ -101,11 +102,12 @@ local flags = current:byte(63)
 if flags == 51 or flags == 52 then return 0 end
 if current:sub(26, 34) ~= ARGV[1] then return 2 end
 local digit = current:sub(63, 63)
+if ('VWXYZ_abcdef'):find(digit, 1, true) and not less(ARGV[3]:sub(15), current:sub(49, 55)) then return 0 end
 if less(ARGV[3]:sub(1, 7), current:sub(42, 48)) then
   local at = ('-0123456789A'):find(digit, 1, true)
   if at then digit = ('VWXYZ_abcdef'):sub(at, at) end
 end
-local record = current:sub(1, 41) .. ARGV[3] .. current:sub(56, 62) .. digit .. current:sub(64)
+local record = current:sub(1, 41) .. ARGV[3]:sub(1, 14) .. current:sub(56, 62) .. digit .. current:sub(64)
 local done = redis.pcall('SET', KEYS[1], record, 'PX', ARGV[2])
 if not done.err then return 1 end
 ` + whenFull + `

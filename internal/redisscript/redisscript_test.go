@@ -94,7 +94,8 @@ func TestTouch(t *testing.T) {
 	}{
 		{"nothing there", "", redisscript.Missing, ""},
 		{"same version", record("version..", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "V", "mark-1", `"a":1`)},
-		{"shortened before", record("version..", "idle...", "expires", "f", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "f", "mark-1", `"a":1`)},
+		{"shortened before", record("version..", "idle...", "now---0", "f", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "f", "mark-1", `"a":1`)},
+		{"shortened and expired", record("version..", "idle...", "now----", "f", "mark-1", `"a":1`), redisscript.Missing, ""},
 		{"not shortened", record("version..", "IDLE...", "expires", "A", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "A", "mark-1", `"a":1`)},
 		{"lengthened", record("version..", "-DLE...", "expires", "2", "mark-1", `"a":1`), redisscript.Done, record("version..", "IDLE...", "EXPIRES", "2", "mark-1", `"a":1`)},
 		{"newer", record("newer....", "idle...", "expires", "-", "mark-1", `"a":1`), redisscript.Newer, ""},
@@ -110,7 +111,7 @@ func TestTouch(t *testing.T) {
 		if c.there != "" {
 			require.NoError(t, rdb.Set(ctx, "k", c.there, time.Minute).Err())
 		}
-		got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version..", 3_600_000, "IDLE...EXPIRES").Int64()
+		got, err := redisscript.Touch.Run(ctx, rdb, []string{"k"}, "version..", 3_600_000, "IDLE...EXPIRESnow----").Int64()
 		require.NoError(t, err, c.name)
 		require.Equal(t, c.want, got, c.name)
 		if after == "" {
