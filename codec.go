@@ -19,8 +19,9 @@ import (
 type Codec interface {
 	// Seal returns plain in sealed form, made only of bytes that a cookie value may contain. It does not modify plain.
 	Seal(name string, plain []byte) (string, error)
-	// Open returns what was sealed under the same name. Any text that Seal did not return is an error, which contains
-	// nothing of the text.
+	// Open returns what was sealed under the same name. Any other text is an error, which contains nothing of the text. A
+	// [*NotFoundError] tells the reason, such as [OutcomeMalformed] for a text that has not the form of what Seal returns,
+	// or [OutcomeExpired] for one that is too old; any other error means [OutcomeTampered].
 	Open(name, sealed string) ([]byte, error)
 }
 
@@ -101,6 +102,8 @@ func differentBytes(secret []byte) int {
 
 // Codecs returns a Codec that seals with first and opens with each of them, in this order. Use it to change codecs. That
 // takes two deploys, as when you rotate a secret: Codecs(old, new) on every instance, and only then Codecs(new, old).
+// If none of them opens a text, the error is the one that tells the most: a [*NotFoundError], if there is one, and rather
+// one of a Codec that recognized its seal.
 func Codecs(first Codec, older ...Codec) Codec {
 	if len(older) == 0 {
 		return first
@@ -113,12 +116,29 @@ type codecList []Codec
 func (l codecList) Seal(name string, plain []byte) (string, error) { return l[0].Seal(name, plain) }
 
 func (l codecList) Open(name, sealed string) ([]byte, error) {
+	told := errSeal
 	for _, c := range l {
-		if plain, err := c.Open(name, sealed); err == nil {
+		plain, err := c.Open(name, sealed)
+		if err == nil {
 			return plain, nil
 		}
+		if telling(err) > telling(told) {
+			told = err
+		}
 	}
-	return nil, errSeal
+	return nil, told
+}
+
+// telling returns how much the error of a Codec tells about a text: most if the seal verified.
+func telling(err error) int {
+	var miss *NotFoundError
+	switch {
+	case !errors.As(err, &miss), miss.Outcome == OutcomeTampered:
+		return 0
+	case miss.Outcome == OutcomeMalformed:
+		return 1
+	}
+	return 2
 }
 
 func hasNilCodec(c Codec) bool {

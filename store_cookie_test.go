@@ -218,3 +218,39 @@ func TestP08_APollAnsweredAfterTheLogout(t *testing.T) {
 		}
 	})
 }
+
+// errorCodec opens nothing.
+type errorCodec struct{ err error }
+
+func (errorCodec) Seal(string, []byte) (string, error)   { return "", errors.New("it only opens") }
+func (c errorCodec) Open(string, string) ([]byte, error) { return nil, c.err }
+
+// A Codec tells why a cookie has no session, and of several codecs the one that recognized its seal does.
+func TestP13_CodecsTellTheReason(t *testing.T) {
+	tampered, malformed := errors.New("no"), &sessions.NotFoundError{Outcome: sessions.OutcomeMalformed, Detail: "another form"}
+	expired := fmt.Errorf("wrapped: %w", &sessions.NotFoundError{Outcome: sessions.OutcomeExpired, Detail: "too old"})
+	foreign := &sessions.NotFoundError{Outcome: sessions.OutcomeTampered, Detail: "as any error"}
+	for _, c := range []struct {
+		errs []error
+		want sessions.Outcome
+	}{
+		{[]error{tampered}, sessions.OutcomeTampered},
+		{[]error{foreign}, sessions.OutcomeTampered},
+		{[]error{malformed}, sessions.OutcomeMalformed},
+		{[]error{expired}, sessions.OutcomeExpired},
+		{[]error{tampered, foreign}, sessions.OutcomeTampered},
+		{[]error{tampered, expired}, sessions.OutcomeExpired},
+		{[]error{expired, tampered, malformed}, sessions.OutcomeExpired},
+		{[]error{malformed, tampered, expired}, sessions.OutcomeExpired},
+		{[]error{tampered, malformed}, sessions.OutcomeMalformed},
+	} {
+		var codecs []sessions.Codec
+		for _, err := range c.errs {
+			codecs = append(codecs, errorCodec{err})
+		}
+		site := newSite(t, storeOver(t, sessions.Codecs(codecs[0], codecs[1:]...)))
+		r := site.browser().raw(func(s sessions.Session) { require.Empty(t, keys(s)) }, "session=text")
+		require.Equal(t, http.StatusOK, r.status)
+		require.Equal(t, []string{"reject " + string(c.want), "load none"}, site.events.outcomes(), "%v", c.errs)
+	}
+}
