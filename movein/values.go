@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"regexp"
 	"slices"
 
 	"handover.example/sessions/internal/gobvalue"
@@ -71,8 +72,8 @@ func (f gobForm) read(plain []byte) (vals values, mark string, err error) {
 	return f.fromGob(stored.Entries())
 }
 
-// fromGob returns the values of a map. A value that JSON cannot represent is null. Entries that cannot be written again
-// from their JSON alone are under the reserved key.
+// fromGob returns the values of a map. A value that JSON cannot represent is null. Entries whose Go types
+// do not follow from their JSON are under the reserved key.
 func (f gobForm) fromGob(entries func(func(gobvalue.Entry) bool)) (vals values, mark string, err error) {
 	vals = values{}
 	var typed []gobvalue.Entry
@@ -101,7 +102,11 @@ func (f gobForm) fromGob(entries func(func(gobvalue.Entry) bool)) (vals values, 
 	return vals, mark, err
 }
 
-// toJSON returns the JSON of a value, and reports whether that alone is enough to write the value again.
+// aFloat finds numbers with a fraction or an exponent, and a few texts.
+var aFloat = regexp.MustCompile(`[0-9][.e]`)
+
+// toJSON returns the JSON of a value, and reports whether that alone is enough to write the value again, and any other
+// value of its Go type. For floats it is not, because package json writes 2.0 as 2.
 func (f gobForm) toJSON(key string, v gobvalue.Value) (text []byte, alone bool) {
 	t := f.types[key]
 	text, err := v.JSONAs(t)
@@ -113,8 +118,11 @@ func (f gobForm) toJSON(key string, v gobvalue.Value) (text []byte, alone bool) 
 	}
 	if t == nil {
 		switch v.TypeName() {
-		case "string", "bool", "int", "float64":
+		case "string", "bool", "int":
 			return text, true
+		}
+		if aFloat.Match(text) {
+			return text, false
 		}
 	}
 	again, err := f.toGob(key, text, gobvalue.Value{})
