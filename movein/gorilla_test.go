@@ -166,17 +166,17 @@ func TestUnchangedValuesGoBackAsTheyWere(t *testing.T) {
 // A value that replaces another has its Go type, or that of Types; one that has neither gets a plain type.
 func TestChangedValuesHaveTheTypeOfTheirKey(t *testing.T) {
 	cfg := plainConfig()
-	cfg.Types = movein.Types{"prefs": Prefs{}, "since": time.Time{}, "big": uint64(0)}
+	cfg.Types = movein.Types{"prefs": Prefs{}, "since": time.Time{}, "big": uint64(0), "typed": map[string]any{}}
 	moment := time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
 	vals := map[any]any{
 		"int64": int64(1), "time": moment, "map": map[string]any{"n": int64(1)}, "scores": []any{1.5}, "bytes": []byte("a"), "names": []string{"a"}, "prefs": Prefs{"dark", 7},
-		"free": "text", "float": 1.5, 7: int8(1), "big": 5,
+		"free": "text", "float": 1.5, "typed": map[string]any{"f": 1.5}, 7: int8(1), "big": 5,
 	}
 	store := storeOver(t, cfg)
 	rec := load(t, store, seal(t, vals))
 	for key, text := range map[string]string{
 		"int64": "2", "time": `"2026-03-14T15:09:27Z"`, "map": `{"n":2,"new":3}`, "scores": `[2,3]`, "bytes": `"Yg=="`, "names": `["a","b"]`, "prefs": `{"theme":"light","n":8}`,
-		"free": "7", "float": "2", "7": "2", "since": `"2026-03-14T15:09:26Z"`, "_flash": `["hello"]`, "new": `{"a":[1,2.5]}`, "big": "6",
+		"free": "7", "float": "2", "7": "2", "since": `"2026-03-14T15:09:26Z"`, "_flash": `["hello"]`, "new": `{"a":[1,2.5]}`, "big": "6", "typed": `{"f":2}`,
 	} {
 		rec.SetValue(key, json.RawMessage(text))
 	}
@@ -185,7 +185,7 @@ func TestChangedValuesHaveTheTypeOfTheirKey(t *testing.T) {
 	require.Equal(t, map[any]any{
 		"int64": int64(2), "time": moment.Add(time.Second), "map": map[string]any{"n": int64(2), "new": 3}, "scores": []any{2.0, 3.0}, "bytes": []byte("b"), "names": []string{"a", "b"},
 		"prefs": Prefs{"light", 8}, "free": 7, "float": 2.0, 7: int8(2), "since": moment, "_flash": []any{"hello"}, "new": map[string]any{"a": []any{1, 2.5}},
-		"big": uint64(6),
+		"big": uint64(6), "typed": map[string]any{"f": 2.0},
 	}, got)
 }
 
@@ -345,6 +345,30 @@ func TestHostileCookies(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { requireMiss(t, c.want, err) })
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), c.name)
 	}
+}
+
+// To stay with cookies, the codec is exchanged: the next write leaves the old format.
+func TestCodecsLeaveTheOldFormat(t *testing.T) {
+	aead, err := sessions.NewAEADCodec([]byte("CJIbeVXC8n0D4NJGXhpGk1q8dXJTe2iDbRKwM8fuT6w="))
+	require.NoError(t, err)
+	gorilla, err := movein.Gorilla(plainConfig())
+	require.NoError(t, err)
+	stores := make([]*sessions.CookieStore, 2)
+	for i, codec := range []sessions.Codec{sessions.Codecs(gorilla, aead), sessions.Codecs(aead, gorilla)} {
+		stores[i], err = sessions.NewCookieStore(sessions.CookieStoreConfig{Codec: codec})
+		require.NoError(t, err)
+	}
+	text := seal(t, map[any]any{"n": int64(7)})
+	token := load(t, stores[1], text).Token
+	for _, store := range []sessions.Store{stores[1], stores[0], stores[1]} {
+		rec := load(t, store, text)
+		require.Equal(t, token, rec.Token)
+		require.JSONEq(t, `{"n":7}`, valuesOf(t, rec))
+		text = save(t, store, rec)
+	}
+	require.Equal(t, int64(7), unseal(t, save(t, stores[0], load(t, stores[0], text)))["n"], "and back")
+	_, err = stores[1].Load(t.Context(), cookieName, sealPlain(t, []byte("neither gob nor a record")))
+	requireMiss(t, sessions.OutcomeUndecodable, err)
 }
 
 func TestTooLargeForTheOldProgram(t *testing.T) {

@@ -116,14 +116,11 @@ func (f gobForm) toJSON(key string, v gobvalue.Value) (text []byte, alone bool) 
 	if err != nil {
 		return []byte("null"), false
 	}
-	if t == nil {
-		switch v.TypeName() {
-		case "string", "bool", "int":
-			return text, true
-		}
-		if aFloat.Match(text) {
-			return text, false
-		}
+	switch name := v.TypeName(); {
+	case t == nil && (name == "string" || name == "bool" || name == "int"):
+		return text, true
+	case aFloat.Match(text):
+		return text, false
 	}
 	again, err := f.toGob(key, text, gobvalue.Value{})
 	return text, err == nil && again.Equal(v)
