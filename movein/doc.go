@@ -23,8 +23,9 @@
 //
 // What nobody changes goes back as it was, whatever its Go type, even if this program does not know the type. A new value
 // gets the type of Types, or that of the value that it replaces, or the plain type of its JSON: string, bool, int (float64
-// if it has a fraction or an exponent), []any or map[string]any. If that would change the value, the commit fails. So set
-// Types for each key to which your handlers write another type: new sessions have nothing to replace.
+// if it has a fraction or an exponent), []any or map[string]any. If that would change the value, the commit fails. Set
+// Types for each key to which your handlers write a float64 or a type that is not plain: new sessions have no value whose
+// type could be taken.
 //
 // For this, the record has one more value, under the key "_handover": the old values whose Go types do not follow from
 // their JSON. Clear drops it. In the cookie, that key has the token of the session, its timeouts and a hash of the values.
@@ -40,6 +41,9 @@
 // and thus another session, until this program has written it once. A logout ends the session, in the new store of a
 // DualStore with all cookies that come after the first one read here. Cookies saved before that one, and any copy that is
 // presented to the old program, still open for MaxAge.
+//
+// Whether such a session began on HTTPS is not known. In SecureAuto, its first change on HTTPS makes its cookie Secure, and
+// is reported as [sessions.OutcomeUpgraded], which you can ignore for as long as old cookies arrive.
 //
 // As in the old program, cookies without a block key are signed, not encrypted: the client can read the values.
 package movein

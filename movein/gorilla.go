@@ -23,8 +23,8 @@ import (
 )
 
 // Types has, for a key of a session, any value of the Go type that the handlers of the old program expect there, such as
-// time.Time{}. Keys whose values are strings, bools, ints, float64s, []any or map[string]any, without other types inside,
-// need no entry.
+// time.Time{}. Keys whose values are strings, bools, ints, or []any or map[string]any of such values, need no entry. Those
+// with float64s do, because a new value of 2.0 is 2 in JSON, and so an int.
 //
 // Without an entry, a value that replaces one of the old program gets the type of that one, if it is a basic type, a slice
 // of a basic type, a map[string]string or a time.Time. The type of a struct must be in Types.
