@@ -64,10 +64,11 @@ func (s *CookieStore) Load(_ context.Context, name, token string) (*Record, erro
 		return nil, &NotFoundError{Outcome: OutcomeMalformed, Detail: fmt.Sprintf("the cookie's name and value are %d bytes; browsers accept %d", n, maxCookieBytes)}
 	}
 	plain, err := s.codec.Open(name, token)
-	if miss := (*NotFoundError)(nil); errors.As(err, &miss) {
-		return nil, miss
-	}
 	if err != nil {
+		var miss *NotFoundError
+		if errors.As(err, &miss) {
+			return nil, miss
+		}
 		return nil, &NotFoundError{Outcome: OutcomeTampered, Detail: "it was changed, sealed by another secret, or sealed for another cookie name"}
 	}
 	rec, err := parseSealed(string(plain))
