@@ -258,9 +258,12 @@ func (c *change) deleteIfEnded(ctx context.Context) {
 	if !ok || !d.atClient.Load() {
 		return
 	}
-	id, _ := TokenID(c.rec.Token)
-	stone, err := d.new.Load(ctx, m.cookie.Name, c.rec.Token)
-	if err == nil && stone.ID == id && stone.Revoked && client.loaded.Sub(stone.Created) >= renewalGrace {
+	rec := c.rec
+	if len(c.ended) > 0 {
+		rec = c.ended[0]
+	}
+	stone, err := d.new.Load(ctx, m.cookie.Name, rec.Token)
+	if err == nil && stone.Revoked && client.loaded.Sub(stone.Created) >= renewalGrace {
 		client.deletion = m.cookie.header("", -1, c.r.useSecure(client.secure))
 	}
 }

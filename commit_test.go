@@ -2451,6 +2451,24 @@ func TestP08_AClientThatNeverGotItsAnswer(t *testing.T) {
 	}
 }
 
+// Its logout fails as well, as the session lives on elsewhere, and takes the cookie with it.
+func TestP08_ALogoutOfWhoNeverGotTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := dualSite(t, cookieStore.make(t), memoryStore.make(t), sessions.DualReadOld)
+		b := s.browser()
+		b.set("user", 42)
+		lost := b.clone()
+		b.use(func(s sessions.Session) { s.Renew() })
+		require.Nil(t, lost.clone().try(sessions.Session.Destroy).setCookie("session"))
+		time.Sleep(6 * time.Second)
+		r := lost.try(sessions.Session.Destroy)
+		require.Equal(t, http.StatusConflict, r.status)
+		require.Negative(t, r.setCookie("session").MaxAge)
+		require.Empty(t, lost.get("user"))
+		require.Equal(t, "42", b.get("user"))
+	})
+}
+
 // The time of a renewal is that of the clock, whatever the version of the session was.
 func TestP08_TheGraceIsByTheClock(t *testing.T) {
 	for _, phase := range dualPhases[1:] {
