@@ -642,9 +642,12 @@ func (c *change) renewToken(ctx context.Context, now time.Time) (string, error) 
 func (c *change) renewed(ctx context.Context, stone *Record, base int64, failure error) bool {
 	m := c.r.m
 	if !errors.Is(failure, ErrGone) {
-		if _, err := m.store.Save(ctx, m.cookie.Name, stone, base); err == nil {
+		if _, failure = m.store.Save(ctx, m.cookie.Name, stone, base); failure == nil {
 			return true
 		}
+	}
+	if _, dual := storeAs[*DualStore](m.store); dual && errors.Is(failure, ErrGone) {
+		return false // another request has ended it, in one of the two stores at least, and may have been told so
 	}
 	there, err := m.store.Load(ctx, m.cookie.Name, stone.Token)
 	return err == nil && there.Renewed && there.lineage.has(stone.lineage.mark)
