@@ -440,7 +440,7 @@ func (c *change) cookieLine(ctx context.Context, now time.Time, token string, ag
 // deleteElsewhere makes the lines that delete the cookie under another Domain or Path, where a logout would leave it.
 func (c *change) deleteElsewhere() {
 	m, client := c.r.m, c.r.client
-	scopes := m.cookie.scopes(c.r.r.Host, requestPath(c.r.r), client.others != nil && client.others.ended)
+	scopes := m.cookie.scopes(c.r.came.Host, requestPath(c.r.came), client.others != nil && client.others.ended)
 	if len(scopes) == 1 {
 		return
 	}

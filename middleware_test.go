@@ -867,6 +867,16 @@ func TestP08_ALogoutEndsEverySessionPresented(t *testing.T) {
 		require.Empty(t, first.get("user"))
 		require.Empty(t, second.get("user"))
 
+		// What names no session is looked at four times.
+		first.hold("").set("user", 1)
+		many := "session=" + first.cookie()
+		for range 40 {
+			many += "; session=" + sessions.NewToken()
+		}
+		store.reset()
+		b.raw(func(s sessions.Session) { s.Destroy() }, many)
+		require.EqualValues(t, 5, store.loads.Load())
+
 		// One that cannot be ended is no logout.
 		for i, b := range all {
 			b.hold("").set("user", i)

@@ -62,7 +62,7 @@ func (r *request) warnUpgraded(ctx context.Context, id string) {
 	if r.m.secure != SecureAuto || r.m.cookie.needsSecure() {
 		return // the cookie was Secure all along, or is not meant to be
 	}
-	r.m.warnOnce(ctx, loglimit.Cut(r.r.Host), Event{Kind: EventSecure, Outcome: OutcomeUpgraded, SessionID: id,
+	r.m.warnOnce(ctx, loglimit.Cut(r.came.Host), Event{Kind: EventSecure, Outcome: OutcomeUpgraded, SessionID: id,
 		Detail: "the session began on plain HTTP, where others could read its token, and keeps that token: call Renew when a user logs in, and redirect to HTTPS before a session begins. " +
 			"If all users are on HTTPS, a proxy loses the scheme at times: set Config.Secure to SecureAlways"})
 }
@@ -82,7 +82,7 @@ func (r *request) warnDomain(ctx context.Context, id string) {
 // has there, and does not send it with the next request for this page. A proxy that strips a prefix of the path looks the
 // same from here, so the cookie is sent.
 func (r *request) warnPath(ctx context.Context, id string) {
-	path := requestPath(r.r)
+	path := requestPath(r.came)
 	if r.m.cookie.Path == "/" || pathMatches(path, r.m.cookie.Path) {
 		return
 	}
